@@ -1,0 +1,68 @@
+"""The root command `mmtk`: groups, version, and how errors end."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mmtoolkit import __version__
+from mmtoolkit.core.errors import ToolkitError
+
+from . import config, env, recommend
+from .output import print_error
+
+
+class ErrorGroup(TyperGroup):
+    """Turn errors that are meant for users into a line on stderr and their exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command; with --debug, errors keep their traceback."""
+        try:
+            return super().invoke(ctx)  # type: ignore[arg-type]
+        except ToolkitError as error:
+            if ctx.meta.get("mmtk.debug"):
+                raise
+            print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print_error(ToolkitError("stopped; a run continues with --resume RUN"))
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    name="mmtk",
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multimodal recommendation, few-step diffusion and dense facial landmarks in one command.",
+    epilog="Start with: mmtk recommend train --config demo",
+)
+app.add_typer(recommend.app, name="recommend")
+app.add_typer(config.app, name="config")
+app.command("env")(env.env)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mmtk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Hold the options of `mmtk` itself."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,115 @@
+"""`mmtk config`: list, show, validate and copy settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmtoolkit.core.config import (
+    Settings,
+    config_layer,
+    did_you_mean,
+    preset_names,
+    preset_text,
+    resolve,
+    set_layers,
+)
+from mmtoolkit.core.errors import UsageError
+
+from .options import Debug, Json, Set
+from .output import print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, help="List, show, validate and copy settings.")
+
+
+def _recommend() -> type[Settings]:
+    from mmtoolkit.recommend.config import RecommendSettings
+
+    return RecommendSettings
+
+
+ENGINES: dict[str, Callable[[], type[Settings]]] = {"recommend": _recommend}
+
+Engine = Annotated[str, typer.Argument(metavar="ENGINE", help=f"One of: {', '.join(ENGINES)}.")]
+
+
+def settings_class(engine: str) -> type[Settings]:
+    """Return the settings of an engine.
+
+    Raises:
+        UsageError: if there is no such engine.
+    """
+    if engine not in ENGINES:
+        known = ", ".join(ENGINES)
+        raise UsageError(f"no engine '{engine}' ({known}){did_you_mean(engine, list(ENGINES))}")
+    return ENGINES[engine]()
+
+
+@app.command("list", epilog="Example: mmtk config list")
+def list_presets(as_json: Json = False, debug: Debug = False) -> None:
+    """List the presets of every engine."""
+    presets = {engine: preset_names(engine) for engine in ENGINES}
+    if as_json:
+        print_json("config list", presets=presets)
+        return
+    rows = [
+        [engine, name, preset_text(engine, name).partition("\n")[0].lstrip("# ")]
+        for engine, names in presets.items()
+        for name in names
+    ]
+    print_table("Presets", ["engine", "preset", "about"], rows)
+
+
+@app.command("show", epilog="Example: mmtk config show recommend igdmrec -s train.epochs=50")
+def show(
+    engine: Engine,
+    config: Annotated[
+        str | None, typer.Argument(metavar="[PRESET|FILE]", help="None: the defaults.")
+    ] = None,
+    assignments: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print resolved settings as YAML that can be fed back, and where each value came from."""
+    layers = [config_layer(engine, config)] if config else []
+    resolved = resolve(settings_class(engine), [*layers, *set_layers(assignments or [])])
+    if as_json:
+        settings = resolved.settings.model_dump(mode="json")
+        print_json("config show", settings=settings, sources=dict(resolved.sources))
+    else:
+        typer.echo(resolved.to_yaml(), nl=False)
+
+
+@app.command("validate", epilog="Example: mmtk config validate recommend mine.yaml")
+def validate(
+    engine: Engine,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or presets.")],
+    debug: Debug = False,
+) -> None:
+    """Check settings files."""
+    kind = settings_class(engine)
+    for file in files:
+        resolve(kind, [config_layer(engine, file)])
+        typer.echo(f"{file}: valid")
+
+
+@app.command("copy", epilog="Example: mmtk config copy recommend igdmrec mine.yaml")
+def copy(
+    engine: Engine,
+    preset: Annotated[str, typer.Argument(help="Name of a preset.")],
+    target: Annotated[Path, typer.Argument(help="New file, or a folder.")],
+    debug: Debug = False,
+) -> None:
+    """Copy a preset to a file of your own."""
+    settings_class(engine)
+    text = preset_text(engine, preset)
+    path = target / f"{preset}.yaml" if target.is_dir() else target
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path}: already there; name another file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    typer.echo(f"{path}: written; use it with --config {path}")

@@ -1,0 +1,103 @@
+"""Options that commands share; every leaf takes those that make sense for it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CONFIGURATION, RUN, OUTPUT = "Configuration", "Run", "Output"
+
+
+def _complete_presets(ctx: typer.Context, incomplete: str) -> list[str]:
+    from mmtoolkit.core.config import preset_names
+
+    engine = ctx.command_path.split()[-2]
+    return [name for name in preset_names(engine) if name.startswith(incomplete)]
+
+
+def _remember_debug(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta["mmtk.debug"] = value
+    return value
+
+
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="PRESET|FILE",
+        help="A preset (`mmtk config list`) or a YAML file.",
+        rich_help_panel=CONFIGURATION,
+        autocompletion=_complete_presets,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Change one setting; may be repeated.",
+        rich_help_panel=CONFIGURATION,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Seed of every random draw.", min=0, rich_help_panel=CONFIGURATION),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda or mps.", metavar="DEVICE", rich_help_panel=RUN),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Continue a run from its last checkpoint.", rich_help_panel=RUN),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        "-n",
+        help="Check settings and data, print sizes, write nothing.",
+        rich_help_panel=RUN,
+    ),
+]
+Checkpoint = Annotated[
+    Path,
+    typer.Option(
+        metavar="RUN",
+        help="Folder of a run (its best checkpoint) or of one checkpoint.",
+        rich_help_panel=RUN,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="New or empty folder for the run (default: below runs/).",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show warnings and errors only.", rich_help_panel=OUTPUT),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show every log line.", rich_help_panel=OUTPUT),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show the traceback of an error.",
+        callback=_remember_debug,
+        rich_help_panel=OUTPUT,
+    ),
+]

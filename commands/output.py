@@ -1,0 +1,51 @@
+"""What commands print: data on stdout, everything else on stderr."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+from mmtoolkit.core.errors import ToolkitError
+
+
+def start_output(*, quiet: bool, verbose: bool) -> None:
+    """Set up logging for a command."""
+    from mmtoolkit.core.logging import setup_logging
+
+    setup_logging(-1 if quiet else 1 if verbose else 0)
+
+
+def print_error(error: ToolkitError) -> None:
+    """Print an error on stderr, one line for each problem, and its hint."""
+    for line in error.message.splitlines():
+        typer.secho("error: ", fg="red", err=True, nl=False)
+        typer.echo(line, err=True)
+    if error.hint:
+        typer.echo(f"hint: {error.hint}", err=True)
+
+
+def print_json(command: str, **content: Any) -> None:
+    """Print the one object of --json."""
+    typer.echo(json.dumps({"command": command, **content}))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout, the first column to the left, the others to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print short lines `name  value` on stdout."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,1 @@
+"""Presets, one folder for each engine, read through importlib.resources."""

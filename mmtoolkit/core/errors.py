@@ -1,0 +1,66 @@
+"""Errors that a user may see, each with the exit code of the command that ends with it.
+
+    ToolkitError            1  anything below
+    ├── RunError            1  the run itself failed
+    │   └── DivergenceError 1  a loss stopped being finite
+    └── InputError          2  what was given cannot be used
+        ├── UsageError      2  the command line
+        ├── ConfigError     2  a setting
+        ├── DataError       2  a data file (with its line where there is one)
+        └── CheckpointError 2  a run folder or a checkpoint
+
+A message is one line that says what is wrong, where, and what mends it.
+"""
+
+from pathlib import Path
+
+
+class ToolkitError(Exception):
+    """Base of every error that is told to the user without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        """Keep the line to print and a hint that goes on a line of its own."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RunError(ToolkitError):
+    """The run failed for a reason that lies in the run itself."""
+
+
+class DivergenceError(RunError):
+    """A loss became infinite or NaN."""
+
+
+class InputError(ToolkitError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class UsageError(InputError):
+    """The options of a command do not go together."""
+
+
+class ConfigError(InputError):
+    """A setting is unknown, malformed or contradicts another."""
+
+
+class CheckpointError(InputError):
+    """A run folder or a checkpoint is missing, damaged or belongs to something else."""
+
+
+class DataError(InputError):
+    """A data file is missing or malformed."""
+
+    def __init__(
+        self, message: str, *, path: Path | None = None, line: int | None = None, hint: str = ""
+    ) -> None:
+        """Put ``path:line:`` in front of the message, as compilers do."""
+        place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(place + message, hint=hint)
+        self.path = path
+        self.line = line

@@ -1,0 +1,49 @@
+"""One logger for the whole toolkit: people read it on stderr, and every run keeps it in run.log."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+logger = logging.getLogger("mmtoolkit")
+console = Console(stderr=True)
+"""The only console that writes to stderr, so that log lines and progress bars do not cut each other."""
+
+
+def setup_logging(verbosity: int = 0) -> None:
+    """Send log lines to stderr: warnings only at -1 (quiet), notes at 0, everything at 1 or more."""
+    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    handler = RichHandler(
+        console=console, show_path=verbosity > 0, show_level=verbosity > 0, log_time_format="%X"
+    )
+    handler.setLevel(level)
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+
+
+def is_quiet() -> bool:
+    """Tell whether the user asked for warnings only (or never set up logging at all)."""
+    return not any(
+        isinstance(handler, RichHandler) and handler.level <= logging.INFO
+        for handler in logger.handlers
+    )
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append every log line to ``path`` while the context is open."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    previous = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(previous)
+        handler.close()

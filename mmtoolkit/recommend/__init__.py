@@ -1,0 +1,6 @@
+"""IGDMRec: multimodal recommendation with an item graph denoised by behaviour-conditioned diffusion.
+
+Wu et al., "IGDMRec: Behavior Conditioned Item Graph Diffusion for Multimodal Recommendation",
+arXiv 2512.19983. Entry points: :func:`mmtoolkit.recommend.train.train`,
+:func:`mmtoolkit.recommend.evaluate.evaluate`, :func:`mmtoolkit.recommend.predict.predict`.
+"""

@@ -1,0 +1,168 @@
+"""Settings of the recommend engine; importing them loads no torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from mmtoolkit.core.config import Settings
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataSettings(Settings):
+    """What to learn from."""
+
+    path: Path | None = None
+    """Folder with one `.inter` file and `<modality>_feat.npy` or `<modality>_knn10.npy`; or `demo`."""
+    modalities: dict[str, Weight] = {}
+    """Weight phi of each modality in the semantic graph; 0 leaves it out; empty: all, equally."""
+
+    @field_validator("modalities")
+    @classmethod
+    def _some_weight(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and not any(value.values()):
+            raise ValueError("at least one modality needs a weight above 0")
+        return value
+
+
+class GraphSettings(Settings):
+    """The three item graphs."""
+
+    neighbours: Count = 10
+    """Nearest items of each item and modality by cosine, itself included."""
+    co_occurrence_threshold: Count = 3
+    """Fewest users who must share two items before the items are behavioural neighbours."""
+    behaviour_neighbours: Annotated[int, Field(ge=0)] = 10
+    """Most behavioural neighbours of an item, itself not counted."""
+    behaviour_weights: Literal["binary", "count"] = "binary"
+    """Entries of the condition rows: 1 as published, or the co-occurrence as a share of the row's largest."""
+    denoised_neighbours: Count = 10
+    """Largest entries of each denoised row that become edges."""
+    denoised_weights: Literal["binary", "score"] = "binary"
+    """Weight of those edges: 1, or the denoised entry itself where it is positive."""
+
+
+class DiffusionSettings(Settings):
+    """Behaviour-conditioned graph diffusion and its network CD-Net."""
+
+    steps: Count = 5
+    """Noise levels T."""
+    noise_scale: Positive = 0.01
+    """Factor on both ends of the linear variance schedule."""
+    noise_min: Positive = 1e-4
+    """Variance of the first level before scaling."""
+    noise_max: Positive = 2e-2
+    """Variance of the last level before scaling."""
+    hidden: Count = 2000
+    """Width h of CD-Net."""
+    time_embedding: Annotated[int, Field(ge=2, multiple_of=2)] = 10
+    """Width of the time embedding."""
+    dropout: Share = 0.5
+    """Dropout on the normalised encodings while training."""
+    condition_dropout: Share = 0.1
+    """Probability that the condition is replaced by zeros while training."""
+    condition_dropout_per: Literal["batch", "row"] = "batch"
+    """One draw for a whole batch as published, or one for each row."""
+    guidance: Weight = 4.0
+    """Strength omega of classifier-free guidance while denoising."""
+    noise_vectors: Count = 256
+    """Gaussian vectors shared by a batch, of which every row's noise is a random unit combination."""
+    passes: Count = 5
+    """Passes over all items in an epoch."""
+    batch_size: Count = 4096
+    """Items in a batch."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for CD-Net."""
+
+    @model_validator(mode="after")
+    def _schedule_is_possible(self) -> Self:
+        if self.noise_max < self.noise_min:
+            raise ValueError("diffusion.noise_max must not lie below diffusion.noise_min")
+        if self.noise_scale * self.noise_max >= 1:
+            raise ValueError("diffusion.noise_scale * noise_max must stay below 1 (a variance)")
+        return self
+
+
+class ModelSettings(Settings):
+    """The recommender: LightGCN plus one propagation on an item graph."""
+
+    embedding: Count = 64
+    """Width of the user and item embeddings."""
+    layers: Annotated[int, Field(ge=0)] = 2
+    """LightGCN layers on the user-item graph."""
+    layer_combination: Literal["last", "mean"] = "last"
+    """Take the last layer as published, or the mean over layers as LightGCN does."""
+    item_graph: Literal["denoised", "semantic"] = "denoised"
+    """Graph of the item propagation; `semantic` switches the diffusion off."""
+
+
+class TrainSettings(Settings):
+    """Joint training of both networks."""
+
+    epochs: Count = 1000
+    """Most epochs."""
+    patience: Count = 20
+    """Epochs without a better validation score after which training stops."""
+    monitor: Annotated[str, Field(pattern=r"^(recall|ndcg|precision|map)@\d+$")] = "recall@20"
+    """Validation metric that picks the best epoch."""
+    batch_size: Count = 2048
+    """Interactions in a batch."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the embeddings."""
+    contrast_weight: Weight = 0.1
+    """Weight of InfoNCE between the denoised and the semantic item representation."""
+    contrast_temperature: Positive = 0.2
+    """Temperature tau of InfoNCE."""
+    embedding_penalty: Weight = 1e-7
+    """Weight of the squared norm of the representations in use."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints; a better epoch is always kept."""
+
+
+class EvaluateSettings(Settings):
+    """Full ranking over all items."""
+
+    top_k: tuple[Count, ...] = (5, 10, 20, 50)
+    """Cut-offs of the metrics."""
+    batch_size: Count = 1024
+    """Users ranked at once."""
+    mask_validation: bool = False
+    """On the test split, also leave out items that the user has in validation."""
+
+    @field_validator("top_k")
+    @classmethod
+    def _sorted_cutoffs(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("needs at least one cut-off, as [20]")
+        return tuple(sorted(set(value)))
+
+
+class RecommendSettings(Settings):
+    """All settings of `mmtk recommend`."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every random draw."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of CD-Net's large products; weights and the final ranking stay float32."""
+    data: DataSettings = DataSettings()
+    graph: GraphSettings = GraphSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _monitor_is_measured(self) -> Self:
+        cutoff = int(self.train.monitor.partition("@")[2])
+        if cutoff not in self.evaluate.top_k:
+            raise ValueError(
+                f"train.monitor: {self.train.monitor} is not measured; "
+                f"add {cutoff} to evaluate.top_k {list(self.evaluate.top_k)}"
+            )
+        return self

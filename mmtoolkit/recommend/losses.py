@@ -1,0 +1,144 @@
+"""The three losses as pure functions, each computed without a users x items or items x items array."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+from mmtoolkit.recommend.sparse import SparseRows, bag
+
+CONTRAST_BLOCK = 2**21
+"""Entries of a block of similarities: 8 MB, which stays in the cache."""
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Multiply two float32 matrices in `dtype` and return float32."""
+    return (a.to(dtype) @ b.to(dtype)).float()
+
+
+def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Bayesian personalised ranking (Rendle et al. 2009, BPR-OPT), mean over the batch.
+
+    Args:
+        users: representations, `(batch, width)`; likewise `positives` and `negatives`.
+    """
+    return -F.logsigmoid((users * (positives - negatives)).sum(dim=1)).mean()
+
+
+def embedding_penalty(*representations: Tensor) -> Tensor:
+    """Squared norm of the representations in use, a row's mean over the batch."""
+    return sum((x.square().sum() for x in representations), torch.zeros(())) / len(representations[0])
+
+
+def info_nce(queries: Tensor, keys: Tensor, chosen: Tensor, temperature: float) -> Tensor:
+    """Contrast rows of one view with all rows of the other (InfoNCE, van den Oord et al. 2018).
+
+    Args:
+        queries: first view of the items, `(items, width)`.
+        keys: second view of the items, `(items, width)`.
+        chosen: items of the batch, `(batch,)`; repeated ones count repeatedly.
+        temperature: tau.
+
+    Returns:
+        Mean over `chosen` of -log softmax_j(cos(queries_i, keys_j) / tau) at j = i.
+    """
+    items, counts = chosen.unique(return_counts=True)
+    q = F.normalize(queries[items], dim=1)
+    k = F.normalize(keys, dim=1)
+    loss: Tensor = _InfoNCE.apply(q, k, items, counts / len(chosen), temperature)
+    return loss
+
+
+class _InfoNCE(torch.autograd.Function):
+    """Weighted InfoNCE whose loss and gradient come from one visit to each block of similarities."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx, q: Tensor, k: Tensor, target: Tensor, weight: Tensor, temperature: float
+    ) -> Tensor:
+        grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
+        loss = q.new_zeros(())
+        for start in range(0, len(q), step := max(1, CONTRAST_BLOCK // len(k))):
+            rows = slice(start, start + step)
+            part = q[rows]
+            similar = part @ k.T
+            similar /= temperature
+            own = similar.gather(1, target[rows, None]).squeeze(1)
+            largest = similar.amax(dim=1)
+            share = similar.sub_(largest[:, None]).exp_()
+            total = share.sum(dim=1)
+            loss += (weight[rows] * (total.log() + largest - own)).sum()
+            share *= (weight[rows] / total / temperature)[:, None]
+            pull = (weight[rows] / temperature)[:, None]
+            grad_q[rows] = share @ k - pull * k[target[rows]]
+            grad_k.addmm_(share.T, part)
+            grad_k.index_add_(0, target[rows], -pull * part)
+        ctx.save_for_backward(grad_q, grad_k)  # type: ignore[attr-defined]
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+        grad_q, grad_k = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad * grad_q, grad * grad_k, None, None, None
+
+
+def reconstruction_loss(
+    mixed: Tensor, decoder: Tensor, bias: Tensor, rows: SparseRows, weight: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Weighted squared error of the decoded rows against sparse targets (step 3 of the method).
+
+    Equal to `mean_i(w_i * mean_j((S_ij - m_i W_d^T - b_d)_j ^ 2))`, but expanded, so that no
+    `(batch, items)` prediction is made: with A = sum_i w_i m_i m_i^T and G = W_d^T W_d the squared
+    prediction is tr(A G) plus terms in W_d^T b_d, and the rest lives on the non-zeros of S.
+
+    Args:
+        mixed: what CD-Net feeds its decoder, m, `(batch, hidden)`.
+        decoder: W_d, `(items, hidden)`.
+        bias: b_d, `(items,)`.
+        rows: the clean rows S_i, sparse `(batch, items)`.
+        weight: w, `(batch,)`.
+        dtype: precision of the large products.
+    """
+    loss: Tensor = _Reconstruction.apply(mixed, decoder, bias, rows, weight, dtype)
+    return loss
+
+
+class _Reconstruction(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx,
+        m: Tensor,
+        decoder: Tensor,
+        bias: Tensor,
+        rows: SparseRows,
+        weight: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        w = weight / (len(m) * len(decoder))
+        weighted = w[:, None] * m
+        gram = product(decoder.T, decoder, dtype)
+        target = bag(decoder, rows)
+        cross = decoder.T @ bias
+        grad_m = product(weighted, gram, dtype)
+        total = w.sum()
+        push = weighted.sum(dim=0)
+        target_bias = rows.times(bias)
+        # sum_i w_i (|S_i|^2 - 2 S_i . p_i + |p_i|^2) with p_i = W_d m_i + b_d
+        loss = (w * (rows.squared_norm() - 2 * target_bias)).sum() + total * bias.dot(bias)
+        loss += (m * grad_m).sum() + 2 * push.dot(cross) - 2 * (weighted * target).sum()
+        grad_m += w[:, None] * (cross - target)
+        outer = product(weighted.T, m, dtype)
+        grad_decoder = product(decoder, outer, dtype)
+        grad_decoder += torch.outer(bias, push)
+        grad_decoder -= rows.transposed_bag(weighted)
+        grad_bias = total * bias + decoder @ push - rows.transposed_times(w)
+        ctx.save_for_backward(grad_m, grad_decoder, grad_bias)  # type: ignore[attr-defined]
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_m, grad_decoder, grad_bias = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale = 2 * grad
+        return scale * grad_m, scale * grad_decoder, scale * grad_bias, None, None, None
