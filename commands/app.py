@@ -16,7 +16,7 @@ from .output import print_error
 class ErrorGroup(TyperGroup):
     """Turn errors that are meant for users into a line on stderr and their exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+    def invoke(self, ctx: typer.Context) -> Any:
         """Run the command; with --debug, errors keep their traceback."""
         try:
             return super().invoke(ctx)  # type: ignore[arg-type]

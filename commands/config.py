@@ -64,9 +64,7 @@ def list_presets(as_json: Json = False, debug: Debug = False) -> None:
 @app.command("show", epilog="Example: mmtk config show recommend igdmrec -s train.epochs=50")
 def show(
     engine: Engine,
-    config: Annotated[
-        str | None, typer.Argument(metavar="[PRESET|FILE]", help="None: the defaults.")
-    ] = None,
+    config: Annotated[str | None, typer.Argument(metavar="[PRESET|FILE]", help="None: the defaults.")] = None,
     assignments: Set = None,
     as_json: Json = False,
     debug: Debug = False,

@@ -1,11 +1,21 @@
 """Options that commands share; every leaf takes those that make sense for it."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 CONFIGURATION, RUN, OUTPUT = "Configuration", "Run", "Output"
+
+
+class DeviceChoice(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
 
 
 def _complete_presets(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -46,8 +56,8 @@ Seed = Annotated[
     typer.Option(help="Seed of every random draw.", min=0, rich_help_panel=CONFIGURATION),
 ]
 Device = Annotated[
-    str | None,
-    typer.Option(help="auto, cpu, cuda or mps.", metavar="DEVICE", rich_help_panel=RUN),
+    DeviceChoice | None,
+    typer.Option(help="Where to compute (default: the fastest there is).", rich_help_panel=RUN),
 ]
 Resume = Annotated[
     Path | None,

@@ -49,3 +49,8 @@ def print_facts(facts: Mapping[str, str]) -> None:
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def facts_as_text(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Write numbers with separators and the rest as it is."""
+    return {k: f"{v:,}" if isinstance(v, int | float) else str(v) for k, v in facts.items()}

@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from mmtoolkit.core.config import set_layers
+from mmtoolkit.core.errors import UsageError
 
 from . import options
 from .options import (
@@ -21,7 +24,11 @@ from .options import (
     Set,
     Verbose,
 )
-from .output import print_facts, print_json, print_table, start_output
+from .output import facts_as_text, print_facts, print_json, print_table, start_output
+from .plan import Plan, flag_layers, plan_resume, plan_run
+
+if TYPE_CHECKING:
+    from mmtoolkit.recommend.config import RecommendSettings
 
 app = typer.Typer(
     no_args_is_help=True, help="Multimodal recommendation with a denoised item graph (IGDMRec)."
@@ -76,11 +83,126 @@ def train(
 ) -> None:
     """Train until validation stops improving, then test the best epoch once."""
     start_output(quiet=quiet, verbose=verbose)
-    from ._recommend_train import dry_run_report, plan_run, train_and_report
+    from mmtoolkit.recommend.config import RESUMABLE, RecommendSettings
 
     flags = {"data.path": data, "seed": seed, "device": device}
-    plan = plan_run(config, assignments or [], flags, resume, output)
-    if dry_run:
-        dry_run_report(plan, as_json=as_json)
+    changes = [*set_layers(assignments or []), *flag_layers(flags)]
+    if resume:
+        plan = plan_resume(RecommendSettings, resume, config, changes, output, RESUMABLE)
     else:
-        train_and_report(plan, as_json=as_json)
+        plan = plan_run("recommend", RecommendSettings, config, changes, output)
+    if dry_run:
+        _print_dry_run(plan, as_json=as_json)
+    else:
+        _train(plan, as_json=as_json)
+
+
+def _print_dry_run(plan: "Plan[RecommendSettings]", *, as_json: bool) -> None:
+    from mmtoolkit.recommend.train import describe_work
+
+    facts = describe_work(plan.resolved.settings)
+    if as_json:
+        print_json("recommend train", run=str(plan.run.path), dry_run=True, **facts)
+    else:
+        print_facts({"run": f"{plan.run.path} (not made)", **facts_as_text(facts)})
+
+
+def _train(plan: "Plan[RecommendSettings]", *, as_json: bool) -> None:
+    from mmtoolkit.recommend.report import graph_table, metric_table
+    from mmtoolkit.recommend.train import train as train_engine
+
+    result = train_engine(plan.resolved.settings, plan.run, resume=plan.resume)
+    path = plan.run.path
+    if as_json:
+        files = [str(path / name) for name in ("results.json", "report.html", "checkpoints/best")]
+        print_json(
+            "recommend train",
+            run=str(path),
+            epochs=result.epochs,
+            best_epoch=result.best_epoch,
+            metrics=result.test,
+            validation=result.validation,
+            graphs=result.graphs,
+            files=files,
+        )
+        return
+    title = f"Best epoch {result.best_epoch} of {result.epochs}, all items ranked"
+    scores = {"validation": result.validation, "test": result.test}
+    print_table(title, *metric_table(scores))
+    if graphs := graph_table(result.graphs):
+        print_table("Item graphs against the true groups", *graphs)
+    typer.echo(f"report  {path / 'report.html'}")
+
+
+@app.command("eval", epilog="Example: mmtk recommend eval --checkpoint runs/baby")
+def evaluate(
+    checkpoint: Checkpoint,
+    split: Annotated[
+        Split, typer.Option(help="Which interactions to find.", rich_help_panel=options.RUN)
+    ] = Split.test,
+    data: Data = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Rank all items for every user and score the lists."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.recommend.evaluate import evaluate as evaluate_model
+    from mmtoolkit.recommend.load import load_model
+    from mmtoolkit.recommend.report import metric_table
+
+    model = load_model(checkpoint, data, device.value if device else "auto")
+    metrics = evaluate_model(model, split.value)
+    if as_json:
+        print_json("recommend eval", run=str(checkpoint), split=split.value, metrics=metrics)
+    else:
+        print_table(f"{model.data.name}, all items ranked", *metric_table({split.value: metrics}))
+
+
+@app.command(
+    "predict",
+    epilog="Example: mmtk recommend predict --checkpoint RUN --users 3 8 -o top.csv",
+)
+def predict(
+    checkpoint: Checkpoint,
+    more_users: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="More user ids or files.")
+    ] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|ID", help="User ids, or a file with one a line (default: all users)."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Length of each list.", min=1)] = 20,
+    seen: Annotated[Seen, typer.Option(help="Splits whose items are left out.")] = Seen.train,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write, .csv or .jsonl (default: stdout)."),
+    ] = None,
+    kind: Annotated[
+        Format | None, typer.Option("--format", help="Default: by the file's name, else csv.")
+    ] = None,
+    data: Data = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Write the best unseen items of each user, with scores."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.recommend import predict as engine
+    from mmtoolkit.recommend.load import load_model
+
+    target = engine.prediction_format(output, kind.value if kind else None)
+    if as_json and output is None:
+        raise UsageError("--json needs --output FILE for the predictions")
+    model = load_model(checkpoint, data, device.value if device else "auto")
+    chosen = engine.parse_users([*(users or []), *(more_users or [])], model.data.users)
+    lists = engine.predict(model, chosen, top_k, seen.value)
+    engine.write_predictions(lists, output, target)
+    if as_json:
+        print_json("recommend predict", users=len(chosen), top_k=top_k, files=[str(output)])
+    elif output:
+        typer.echo(f"{output}: lists for {len(chosen)} users", err=True)

@@ -1,1 +1,1 @@
-"""What the engines share: errors, settings, logging, run folders, devices, checkpoints and plots."""
+"""What the engines share: errors, settings, logs, run folders, devices, checkpoints, plots."""

@@ -136,7 +136,7 @@ def _point(link: Path, target: str) -> None:
 
 def _prune(folder: Path) -> None:
     """Delete every checkpoint that no link names, and what a kill left behind."""
-    kept = {os.readlink(folder / link) for link in (LAST, BEST) if (folder / link).is_symlink()}
+    kept = {(folder / link).readlink().name for link in (LAST, BEST) if (folder / link).is_symlink()}
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink() and entry.name not in kept:
             shutil.rmtree(entry)

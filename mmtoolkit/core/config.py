@@ -76,7 +76,7 @@ def nested(name: str, value: Any) -> Values:
     """Turn ``("a.b", 1)`` into ``{"a": {"b": 1}}``."""
     for key in reversed(name.split(".")):
         value = {key: value}
-    return typing.cast(Values, value)
+    return typing.cast("Values", value)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -142,7 +142,8 @@ def preset_text(engine: str, name: str) -> str:
             f"no preset or file '{name}' for {engine}{did_you_mean(name, known)} "
             f"(presets: {', '.join(known)})"
         )
-    return (files("mmtoolkit.configs") / engine / f"{name}.yaml").read_text(encoding="utf-8")
+    text: str = (files("mmtoolkit.configs") / engine / f"{name}.yaml").read_text(encoding="utf-8")
+    return text
 
 
 def config_layer(engine: str, preset_or_file: str) -> Layer:
@@ -244,9 +245,7 @@ def _nearest_setting(settings_class: type[Settings], name: str) -> str:
     return "; 'mmtk config show' lists every setting"
 
 
-def _yaml_lines(
-    values: Mapping[str, Any], sources: Mapping[str, str], prefix: str = ""
-) -> Iterator[str]:
+def _yaml_lines(values: Mapping[str, Any], sources: Mapping[str, str], prefix: str = "") -> Iterator[str]:
     indent = "  " * prefix.count(".")
     for key, value in values.items():
         name = f"{prefix}{key}"

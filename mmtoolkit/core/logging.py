@@ -10,11 +10,11 @@ from rich.logging import RichHandler
 
 logger = logging.getLogger("mmtoolkit")
 console = Console(stderr=True)
-"""The only console that writes to stderr, so that log lines and progress bars do not cut each other."""
+"""The only console on stderr, so that log lines and progress bars do not cut each other."""
 
 
 def setup_logging(verbosity: int = 0) -> None:
-    """Send log lines to stderr: warnings only at -1 (quiet), notes at 0, everything at 1 or more."""
+    """Send log lines to stderr: warnings only at -1 (quiet), notes at 0, everything from 1."""
     level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     handler = RichHandler(
         console=console, show_path=verbosity > 0, show_level=verbosity > 0, log_time_format="%X"
@@ -28,8 +28,7 @@ def setup_logging(verbosity: int = 0) -> None:
 def is_quiet() -> bool:
     """Tell whether the user asked for warnings only (or never set up logging at all)."""
     return not any(
-        isinstance(handler, RichHandler) and handler.level <= logging.INFO
-        for handler in logger.handlers
+        isinstance(handler, RichHandler) and handler.level <= logging.INFO for handler in logger.handlers
     )
 
 

@@ -1,7 +1,7 @@
 """A run's folder: what was asked, on what machine, what came out.
 
-    runs/<engine>/<date>_<time>_<preset>-s<seed>/
-      config.yaml command.txt env.json run.log metrics.jsonl results.json report.html plots/ checkpoints/
+runs/<engine>/<date>_<time>_<preset>-s<seed>/
+config.yaml command.txt env.json run.log metrics.jsonl results.json report.html plots/ checkpoints/
 """
 
 import json
@@ -125,9 +125,7 @@ class RunDirectory:
     def rewind_metrics(self, key: str, last: int) -> None:
         """Drop the lines whose ``key`` lies beyond ``last``, as a resumed run writes them again."""
         kept = [record for record in self.read_metrics() if record[key] <= last]
-        write_atomic(
-            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept)
-        )
+        write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json."""
@@ -157,10 +155,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-_PACKAGES = (
-    "torch numpy scipy torch-geometric diffusers peft accelerate transformers safetensors "
-    "face-alignment pydantic typer rich pillow matplotlib"
-).split()
+_PACKAGES = [
+    "torch",
+    "numpy",
+    "scipy",
+    "torch-geometric",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "transformers",
+    "safetensors",
+    "face-alignment",
+    "pydantic",
+    "typer",
+    "rich",
+    "pillow",
+    "matplotlib",
+]
 
 
 def _version(package: str) -> str | None:

@@ -12,13 +12,16 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+RESUMABLE = ("train.epochs", "train.patience", "train.checkpoint_every", "data.path", "device")
+"""Settings that may change when a run is resumed: they do not change what an epoch computes."""
+
 
 class DataSettings(Settings):
     """What to learn from."""
 
     path: Path | None = None
     """Folder with one `.inter` file and `<modality>_feat.npy` or `<modality>_knn10.npy`; or `demo`."""
-    modalities: dict[str, Weight] = {}
+    modalities: dict[str, Weight] = Field(default={})
     """Weight phi of each modality in the semantic graph; 0 leaves it out; empty: all, equally."""
 
     @field_validator("modalities")

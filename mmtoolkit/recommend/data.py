@@ -21,7 +21,11 @@ from mmtoolkit.core.errors import DataError
 from mmtoolkit.core.logging import logger
 
 SPLITS = ("train", "validation", "test")
-COLUMNS = {"userID": ("userID", "user_id"), "itemID": ("itemID", "item_id"), "x_label": ("x_label",)}
+COLUMNS = {
+    "userID": ("userID", "user_id"),
+    "itemID": ("itemID", "item_id"),
+    "x_label": ("x_label",),
+}
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -137,8 +141,7 @@ def _read_interactions(path: Path) -> IntArray:
     for number, line in enumerate(lines[1:], start=2):
         if line.count("\t") != tabs:
             raise DataError(
-                f"{line.count(chr(9)) + 1} columns where the header has {tabs + 1}; "
-                "mend or delete this line",
+                f"{line.count(chr(9)) + 1} columns where the header has {tabs + 1}; mend or delete this line",
                 path=path,
                 line=number,
             )
@@ -163,7 +166,9 @@ def _column_places(path: Path, header: list[str]) -> dict[str, int]:
         if not here:
             remedy = {"x_label": " (0 train, 1 validation, 2 test)"}.get(name, "")
             raise DataError(
-                f"no column '{name}'{remedy}; the header has: {', '.join(header)}", path=path, line=1
+                f"no column '{name}'{remedy}; the header has: {', '.join(header)}",
+                path=path,
+                line=1,
             )
         places[name] = here[0]
     extra = [name for i, name in enumerate(header) if i not in places.values()]
@@ -210,9 +215,7 @@ def _check_ids(path: Path, ids: IntArray, items: int, limit: str) -> None:
         )
 
 
-def _read_modalities(
-    folder: Path, inter: Path, table: IntArray, items: int
-) -> dict[str, Modality]:
+def _read_modalities(folder: Path, inter: Path, table: IntArray, items: int) -> dict[str, Modality]:
     """Read every `<name>_feat.npy` and `<name>_knn<k>.npy` below `folder`."""
     features: dict[str, FloatArray] = {}
     neighbours: dict[str, dict[int, IntArray]] = {}
@@ -224,9 +227,7 @@ def _read_modalities(
             neighbours.setdefault(match[1], {})[int(match[2])] = lists
     names = sorted(features.keys() | neighbours.keys())
     if not names:
-        raise DataError(
-            "no modality: expected files such as text_feat.npy or image_knn10.npy", path=folder
-        )
+        raise DataError("no modality: expected files such as text_feat.npy or image_knn10.npy", path=folder)
     return {name: Modality(features.get(name), neighbours.get(name, {})) for name in names}
 
 
@@ -244,7 +245,8 @@ def _read_features(path: Path, inter: Path, table: IntArray, items: int) -> Floa
     array = _read_array(path)
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.shape[1]:
         raise DataError(
-            f"expected numbers of shape (items, width), found {array.dtype} {array.shape}", path=path
+            f"expected numbers of shape (items, width), found {array.dtype} {array.shape}",
+            path=path,
         )
     if len(array) < items:
         _check_ids(inter, table[:, 1], len(array), f"the rows of {path.name}")
@@ -268,13 +270,12 @@ def _read_neighbours(path: Path, items: int, k: int) -> IntArray:
             path=path,
         )
     _check_rows(path, len(array), items)
-    bad = np.argwhere((array < 0) | (array >= items))
+    lists = array.astype(np.int64)
+    bad = np.argwhere((lists < 0) | (lists >= items))
     if len(bad):
         row, column = bad[0]
-        raise DataError(
-            f"row {row}: item {array[row, column]} is out of range 0 to {items - 1}", path=path
-        )
-    return array.astype(np.int64)
+        raise DataError(f"row {row}: item {lists[row, column]} is out of range 0 to {items - 1}", path=path)
+    return lists
 
 
 def _check_rows(path: Path, rows: int, items: int) -> None:
@@ -292,8 +293,7 @@ def _split(path: Path, table: IntArray, items: int) -> list[sp.csr_array]:
     for label, name in enumerate(SPLITS):
         if not (table[:, 2] == label).any():
             raise DataError(
-                f"the {name} split is empty: no line has x_label {label}; "
-                "give every split some interactions",
+                f"the {name} split is empty: no line has x_label {label}; give every split some interactions",
                 path=path,
             )
     matrices = [_matrix(table[table[:, 2] == label], users, items) for label in range(3)]

@@ -141,9 +141,7 @@ def denoise_steps(
         time = net.time_part(torch.tensor([step], device=encoded.device))
         mixed = net.row_part(noisy) + guided + time
         clean, old = float(schedule.posterior_clean[step]), float(schedule.posterior_noisy[step])
-        rows = Rows(
-            old * rows.semantic, clean * mixed + old * rows.hidden, clean + old * rows.bias
-        )
+        rows = Rows(old * rows.semantic, clean * mixed + old * rows.hidden, clean + old * rows.bias)
         yield rows
 
 
@@ -151,10 +149,7 @@ def denoise(
     net: CDNet, schedule: Schedule, semantic: SparseRows, behaviour: SparseRows, guidance: float
 ) -> Rows:
     """Run every step of :func:`denoise_steps` and return the denoised rows."""
-    rows = None
-    for rows in denoise_steps(net, schedule, semantic, behaviour, guidance):
-        pass
-    assert rows is not None
+    *_, rows = denoise_steps(net, schedule, semantic, behaviour, guidance)
     return rows
 
 
@@ -166,7 +161,7 @@ def largest_entries(net: CDNet, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
         Columns and values, both `(items, k)`, the largest first.
     """
     # The last posterior mean is the prediction itself, so nothing of S is left in the rows.
-    assert rows.semantic == 0 and rows.bias == 1
+    assert (rows.semantic, rows.bias) == (0, 1)
     items = len(net.decoder)
     parts = []
     for start in range(0, items, step := max(1, BLOCK_ENTRIES // items)):

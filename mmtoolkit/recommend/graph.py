@@ -99,9 +99,7 @@ def semantic_graph(
     return sp.csr_array(graph)
 
 
-def modality_weights(
-    there: Mapping[str, Modality], wanted: Mapping[str, float]
-) -> dict[str, float]:
+def modality_weights(there: Mapping[str, Modality], wanted: Mapping[str, float]) -> dict[str, float]:
     """Return the weight of each modality in use.
 
     Raises:

@@ -20,7 +20,9 @@ def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """Bayesian personalised ranking (Rendle et al. 2009, BPR-OPT), mean over the batch.
 
     Args:
-        users: representations, `(batch, width)`; likewise `positives` and `negatives`.
+        users: representations, `(batch, width)`.
+        positives: of an item that each user has, `(batch, width)`.
+        negatives: of one that the user does not have, `(batch, width)`.
     """
     return -F.logsigmoid((users * (positives - negatives)).sum(dim=1)).mean()
 
@@ -53,7 +55,7 @@ class _InfoNCE(torch.autograd.Function):
     """Weighted InfoNCE whose loss and gradient come from one visit to each block of similarities."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, target: Tensor, weight: Tensor, temperature: float
     ) -> Tensor:
         grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
@@ -78,13 +80,18 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_q, grad_k = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad * grad_q, grad * grad_k, None, None, None
 
 
 def reconstruction_loss(
-    mixed: Tensor, decoder: Tensor, bias: Tensor, rows: SparseRows, weight: Tensor, dtype: torch.dtype
+    mixed: Tensor,
+    decoder: Tensor,
+    bias: Tensor,
+    rows: SparseRows,
+    weight: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Weighted squared error of the decoded rows against sparse targets (step 3 of the method).
 
@@ -106,7 +113,7 @@ def reconstruction_loss(
 
 class _Reconstruction(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: FunctionCtx,
         m: Tensor,
         decoder: Tensor,
@@ -138,7 +145,7 @@ class _Reconstruction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_m, grad_decoder, grad_bias = ctx.saved_tensors  # type: ignore[attr-defined]
         scale = 2 * grad
         return scale * grad_m, scale * grad_decoder, scale * grad_bias, None, None, None

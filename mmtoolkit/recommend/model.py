@@ -23,6 +23,7 @@ class CDNet(nn.Module):
         hidden, width = settings.hidden, settings.time_embedding
         self.dtype = dtype
         self.dropout = settings.dropout
+        self.time_width = width
         self.encoder = nn.Parameter(torch.empty(items, hidden))
         self.encoder_bias = nn.Parameter(torch.empty(hidden))
         self.decoder = nn.Parameter(torch.empty(items, hidden))
@@ -48,7 +49,7 @@ class CDNet(nn.Module):
 
     def time_part(self, steps: Tensor) -> Tensor:
         """Mix the noise level and the bias, `(batch,)` to `(batch, hidden)`."""
-        embedded = self.time(sinusoidal_embedding(steps, self.time[0].in_features))
+        embedded = self.time(sinusoidal_embedding(steps, self.time_width))
         return F.linear(embedded, self.mix.weight[:, 2 * self.encoder.shape[1] :], self.mix.bias)
 
     def _part(self, encoded: Tensor, weight: Tensor, keep: Tensor | None = None) -> Tensor:

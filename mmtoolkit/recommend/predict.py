@@ -1,9 +1,12 @@
 """Recommend items with a trained run."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,9 +28,7 @@ class Recommendation:
     scores: list[float]
 
 
-def predict(
-    model: Model, users: IntArray, top_k: int = 20, seen: Seen = "train"
-) -> Iterator[Recommendation]:
+def predict(model: Model, users: IntArray, top_k: int = 20, seen: Seen = "train") -> Iterator[Recommendation]:
     """Recommend the best unseen items for some users.
 
     Args:
@@ -43,6 +44,52 @@ def predict(
         for user, row, values in zip(block.tolist(), items.tolist(), scores.tolist(), strict=True):
             length = int(np.isfinite(values).sum())
             yield Recommendation(user, row[:length], values[:length])
+
+
+def prediction_format(path: Path | None, wanted: str | None) -> str:
+    """Choose `csv` or `jsonl` from what was asked or from the file's name.
+
+    Raises:
+        UsageError: if the name says neither, or the file's folder is missing.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--output {path}: no folder {path.parent}; make it first")
+    known = {".csv": "csv", ".jsonl": "jsonl"}
+    if wanted or path is None:
+        return wanted or "csv"
+    if path.suffix not in known:
+        raise UsageError(f"--output {path}: name it .csv or .jsonl, or give --format")
+    return known[path.suffix]
+
+
+def write_predictions(lists: Iterable[Recommendation], path: Path | None, kind: str) -> None:
+    """Write lists as they come, to a file (whole or not at all) or to stdout.
+
+    CSV has a line `user,rank,item,score` for each item, JSON lines an object for each user.
+    """
+    if path is None:
+        _write_lines(lists, sys.stdout, kind)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            _write_lines(lists, stream, kind)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"--output {path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_lines(lists: Iterable[Recommendation], stream: TextIO, kind: str) -> None:
+    if kind == "csv":
+        stream.write("user,rank,item,score\n")
+    for one in lists:
+        if kind == "jsonl":
+            stream.write(json.dumps(asdict(one)) + "\n")
+            continue
+        for rank, (item, score) in enumerate(zip(one.items, one.scores, strict=True), start=1):
+            stream.write(f"{one.user},{rank},{item},{score:.6g}\n")
 
 
 def parse_users(given: Sequence[str], users: int) -> IntArray:

@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mmtoolkit.core.plots import plot_curves, write_report
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.data import RecommendData
+
+if TYPE_CHECKING:
+    from mmtoolkit.recommend.train import TrainResult
 
 GRAPHS = {
     "purity_semantic": "semantic (as the features say)",
@@ -29,13 +33,7 @@ def graph_table(facts: Mapping[str, float]) -> tuple[list[str], list[list[str]]]
     return (["item graph", "edges within a true group"], rows) if rows else None
 
 
-def write_run_report(
-    run: RunDirectory,
-    data: RecommendData,
-    best_epoch: int,
-    scores: Mapping[str, Mapping[str, float]],
-    facts: Mapping[str, float],
-) -> None:
+def write_run_report(run: RunDirectory, data: RecommendData, result: "TrainResult") -> None:
     """Draw plots/*.png from metrics.jsonl and write report.html."""
     records = run.read_metrics()
     pictures = {
@@ -52,7 +50,12 @@ def write_run_report(
     }
     drawn = [
         plot_curves(
-            records, names, run.path / "plots" / f"{title}.png", x="epoch", title=title, mark=best_epoch
+            records,
+            names,
+            run.path / "plots" / f"{title}.png",
+            x="epoch",
+            title=title,
+            mark=result.best_epoch,
         )
         for title, names in pictures.items()
     ]
@@ -60,13 +63,14 @@ def write_run_report(
     about = {
         "data": f"{data.name}: {data.users:,} users, {data.items:,} items, "
         f"{data.train.nnz:,} / {data.validation.nnz:,} / {data.test.nnz:,} interactions",
-        "epochs": f"{records[-1]['epoch']}, best {best_epoch}",
+        "epochs": f"{records[-1]['epoch']}, best {result.best_epoch}",
         "seconds an epoch": f"{sum(r['seconds'] for r in records) / len(records):.1f}",
         "peak memory": f"{max(r['peak_memory'] for r in records) / 2**30:.2f} GiB",
         "machine": f"{environment['cpu']}, {environment['cores']} cores",
     }
+    scores = {"validation": result.validation, "test": result.test}
     tables = {"Ranking over all items": metric_table(scores)}
-    if graphs := graph_table(facts):
+    if graphs := graph_table(result.graphs):
         tables["Item graphs against the true groups"] = graphs
     write_report(
         run.path / "report.html",

@@ -81,11 +81,11 @@ def bag(dense: Tensor, rows: SparseRows) -> Tensor:
 
 class _Bag(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, dense: Tensor, rows: SparseRows) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, dense: Tensor, rows: SparseRows) -> Tensor:
         ctx.rows = rows  # type: ignore[attr-defined]
         return rows.forwards.times(dense)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.rows.backwards.times(grad.contiguous()), None  # type: ignore[attr-defined]

@@ -1,9 +1,10 @@
 """Train IGDMRec: each epoch teaches CD-Net, denoises the item graph and teaches the recommender."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,23 @@ from mmtoolkit.recommend.model import CDNet, Recommender
 from mmtoolkit.recommend.report import write_run_report
 from mmtoolkit.recommend.sparse import SparseRows
 
-RESUMABLE = ("train.epochs", "train.patience", "train.checkpoint_every", "data.path", "device")
-"""Settings that may change when a run is resumed, because they do not change what an epoch computes."""
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run measured; metrics are fractions by name, such as `recall@20`."""
+    """What a finished run measured; metrics are fractions by name, such as `recall@20`.
+
+    Attributes:
+        epochs: epochs trained.
+        best_epoch: epoch of the best validation score, which was restored.
+        validation: metrics there on validation; likewise `test`.
+        graphs: share of each item graph's edges within a known group, where groups are known.
+    """
 
     epochs: int
     best_epoch: int
     validation: dict[str, float]
     test: dict[str, float]
+    graphs: dict[str, float]
 
 
 @dataclass
@@ -201,9 +207,7 @@ def train_epoch(training: Training) -> dict[str, Any]:
     record |= _train_recommender(training)
     with training.clock("evaluation"):
         users, items = representations(training)
-        record |= mean_metrics(
-            users, items, training.data, "validation", training.settings.evaluate
-        )
+        record |= mean_metrics(users, items, training.data, "validation", training.settings.evaluate)
     stages = {f"seconds_{stage}": round(s, 3) for stage, s in training.seconds.items()}
     total = round(sum(training.seconds.values()), 3)
     return record | stages | {"seconds": total, "peak_memory": peak_memory(training.device)}
@@ -295,9 +299,7 @@ def _step(training: Training, name: str, loss: Tensor) -> float:
     value = loss.item()
     if not np.isfinite(value):
         where = {"cdnet": "diffusion.learning_rate", "recommender": "train.learning_rate"}[name]
-        raise DivergenceError(
-            f"epoch {training.epoch}: the loss of the {name} is {value}; lower {where}"
-        )
+        raise DivergenceError(f"epoch {training.epoch}: the loss of the {name} is {value}; lower {where}")
     optimizer = training.optimizers[name]
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -358,27 +360,15 @@ def _finish(training: Training, run: RunDirectory) -> TrainResult:
     if not training.best_epoch:
         raise RunError("no epoch was trained; raise train.epochs")
     path = find_checkpoint(run.checkpoints, BEST)
-    training.item_graph = load_weights(
-        training.recommender, load_checkpoint(path, state=False), path
-    )
+    training.item_graph = load_weights(training.recommender, load_checkpoint(path, state=False), path)
     users, items = representations(training)
     settings, data = training.settings, training.data
-    scores = {
-        split: mean_metrics(users, items, data, split, settings.evaluate)
-        for split in ("validation", "test")
-    }
-    result = TrainResult(training.epoch, training.best_epoch, scores["validation"], scores["test"])
-    facts = _graph_facts(training)
-    run.write_results(
-        {
-            "epochs": result.epochs,
-            "best_epoch": result.best_epoch,
-            "device": describe_device(training.device),
-            **scores,
-            **facts,
-        }
+    validation, test = (
+        mean_metrics(users, items, data, split, settings.evaluate) for split in ("validation", "test")
     )
-    write_run_report(run, data, result.best_epoch, scores, facts)
+    result = TrainResult(training.epoch, training.best_epoch, validation, test, _graph_facts(training))
+    run.write_results(asdict(result) | {"device": describe_device(training.device)})
+    write_run_report(run, data, result)
     return result
 
 
@@ -402,3 +392,35 @@ def _describe(training: Training) -> str:
         f"{data.name}: {data.users:,} users, {data.items:,} items, {data.train.nnz:,} training "
         f"interactions, modalities {', '.join(data.modalities)}; on {describe_device(training.device)}"
     )
+
+
+def describe_work(settings: RecommendSettings) -> dict[str, int | str]:
+    """Check settings and data without training, and tell the sizes of the work.
+
+    Raises:
+        DataError: if the data set cannot be used.
+    """
+    training = set_up(settings, load_data(settings.data.path))
+    data, diffusion = training.data, settings.diffusion
+    parameters = {
+        name: sum(p.numel() for group in opt.param_groups for p in group["params"])
+        for name, opt in training.optimizers.items()
+    }
+    facts: dict[str, int | str] = {
+        "data": data.name,
+        "users": data.users,
+        "items": data.items,
+        "interactions": data.train.nnz,
+        "modalities": ", ".join(data.modalities),
+        "semantic_edges": training.semantic.nnz,
+        "behaviour_edges": training.behaviour.nnz - data.items,
+        "parameters_recommender": parameters["recommender"],
+        "steps_recommender": math.ceil(data.train.nnz / settings.train.batch_size),
+        "device": describe_device(training.device),
+    }
+    if training.net is not None:
+        batches = math.ceil(data.items / diffusion.batch_size)
+        facts["parameters_cdnet"] = parameters["cdnet"]
+        facts["steps_cdnet"] = diffusion.passes * batches
+    facts["checkpoint_bytes"] = 12 * sum(parameters.values())
+    return facts

@@ -1,0 +1,90 @@
+"""Turn the options of a training command into settings and a run folder, for every engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from mmtoolkit.core.config import (
+    Layer,
+    Resolved,
+    SettingsT,
+    config_layer,
+    flatten,
+    nested,
+    resolve,
+)
+from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.run import RunDirectory, default_run_path
+
+
+@dataclass(frozen=True)
+class Plan(Generic[SettingsT]):
+    """What a training command is about to do."""
+
+    resolved: Resolved[SettingsT]
+    run: RunDirectory
+    resume: bool
+
+
+def flag_layers(flags: Mapping[str, Any]) -> list[Layer]:
+    """Turn flags that were given, such as `{"data.path": Path("baby")}`, into layers."""
+    return [
+        Layer(f"--{name.removesuffix('.path')}", nested(name, str(value)))
+        for name, value in flags.items()
+        if value is not None
+    ]
+
+
+def plan_run(
+    engine: str,
+    settings_class: type[SettingsT],
+    config: str | None,
+    changes: Sequence[Layer],
+    output: Path | None,
+) -> Plan[SettingsT]:
+    """Resolve the settings of a new run and name its folder; nothing is written.
+
+    Raises:
+        ConfigError: if a setting is wrong.
+        UsageError: if `output` is not empty.
+    """
+    layers = [config_layer(engine, config)] if config else []
+    resolved = resolve(settings_class, [*layers, *changes])
+    seed = resolved.settings.model_dump()["seed"]
+    name = Path(config).stem if config else "default"
+    path = output or default_run_path(engine, name, seed)
+    return Plan(resolved, RunDirectory.new(path, resolved.to_yaml()), resume=False)
+
+
+def plan_resume(
+    settings_class: type[SettingsT],
+    run_path: Path,
+    config: str | None,
+    changes: Sequence[Layer],
+    output: Path | None,
+    changeable: Sequence[str],
+) -> Plan[SettingsT]:
+    """Take the settings of an earlier run, with the few changes that do not alter its course.
+
+    Raises:
+        UsageError: if `config` or `output` is given too, or another setting changes.
+        CheckpointError: if there is no such run.
+    """
+    if config or output:
+        raise UsageError("--resume takes the run's own settings and folder; leave out -c and -o")
+    run = RunDirectory.open(run_path)
+    before = resolve(settings_class, [_layer_of(run)])
+    resolved = resolve(settings_class, [_layer_of(run), *changes])
+    old = dict(flatten(before.settings.model_dump(mode="json")))
+    for name, value in flatten(resolved.settings.model_dump(mode="json")):
+        if name not in changeable and old.get(name) != value:
+            raise UsageError(
+                f"{name} cannot change when a run is resumed ({old.get(name)} there); "
+                f"only {', '.join(changeable)} can"
+            )
+    return Plan(resolved, run, resume=True)
+
+
+def _layer_of(run: RunDirectory) -> Layer:
+    return config_layer("", str(run.config_path))

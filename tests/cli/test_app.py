@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmtoolkit import __version__
+
+HEAVY = [
+    "torch",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "diffusers",
+    "transformers",
+    "torch_geometric",
+    "peft",
+    "face_alignment",
+    "PIL",
+]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recommend", "train", "--help"], ["config", "list"]])
+def test_help_imports_nothing_heavy_and_answers_at_once(arguments):
+    code = (
+        "import sys\nfrom mmtoolkit.commands.app import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit: pass\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert min(seconds) < 0.8  # 0.2 s on an idle machine; a loaded one is slower, an import of torch worse
+
+
+def options_of(command):
+    return sorted({o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"})
+
+
+def test_commands_and_options_are_the_frozen_ones():
+    import typer
+    from mmtoolkit.commands.app import app
+
+    root = typer.main.get_command(app)
+    found = {}
+    for name, command in root.commands.items():
+        for leaf, inner in getattr(command, "commands", {"": command}).items():
+            found[f"{name} {leaf}".strip()] = options_of(inner)
+    assert found == json.loads(Path(__file__).with_name("commands.json").read_text())
+
+
+def test_version(mmtk):
+    assert mmtk("--version").stdout.strip() == f"mmtk {__version__}"
+
+
+def test_typos_get_a_suggestion(mmtk):
+    result = mmtk("recommend", "trian")
+    assert result.exit_code == 2
+    assert "train" in result.stderr
+    result = mmtk("recommend", "train", "--dry-rum")
+    assert result.exit_code == 2
+    assert "--dry-run" in result.stderr
+
+
+def test_env_as_text_and_json(mmtk):
+    assert "torch" in mmtk("env").stdout
+    assert json.loads(mmtk("env", "--json").stdout)["mmtoolkit"] == __version__
+
+
+def test_debug_keeps_the_traceback(mmtk):
+    result = mmtk("recommend", "train", "--data", "nowhere", "--debug")
+    assert type(result.exception).__name__ == "DataError"
+
+
+def test_interrupt_exits_130(mmtk, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmtoolkit.recommend.train.train", interrupted)
+    result = mmtk("recommend", "train", "--data", "demo")
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr

@@ -1,0 +1,84 @@
+"""Fixtures that every test may use: tiny real data, folders, runs and the command line."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmtoolkit.commands.app import app
+from typer.testing import CliRunner, Result
+
+from mmtoolkit.core.config import resolve, set_layers
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.recommend.config import RecommendSettings
+from mmtoolkit.recommend.data import RecommendData
+from mmtoolkit.recommend.synthetic import Plan, make_demo
+
+TINY = [
+    "diffusion.hidden=16",
+    "diffusion.passes=2",
+    "diffusion.batch_size=32",
+    "model.embedding=8",
+    "train.batch_size=64",
+    "train.epochs=2",
+    "train.learning_rate=0.01",
+    "graph.co_occurrence_threshold=2",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> RecommendData:
+    """80 users, 60 items, 4 planted groups."""
+    return make_demo(Plan(users=80, items=60, groups=4, mean_interactions=8), seed=3)
+
+
+@pytest.fixture
+def tiny_settings() -> Callable[..., RecommendSettings]:
+    def make(*changes: str) -> RecommendSettings:
+        return resolve(RecommendSettings, set_layers([*TINY, *changes])).settings
+
+    return make
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[..., RunDirectory]:
+    def make(settings: RecommendSettings, name: str = "run") -> RunDirectory:
+        text = dataclasses.replace(resolve(RecommendSettings, []), settings=settings).to_yaml()
+        return RunDirectory.new(tmp_path / name, text)
+
+    return make
+
+
+def write_folder(data: RecommendData, folder: Path) -> Path:
+    """Write a data set in the format that users bring."""
+    folder.mkdir()
+    lines = ["userID\titemID\tx_label"]
+    for label, name in enumerate(("train", "validation", "test")):
+        coo = data.split(name).tocoo()
+        lines += [f"{u}\t{i}\t{label}" for u, i in zip(coo.row, coo.col, strict=True)]
+    (folder / "tiny.inter").write_text("\n".join(lines) + "\n")
+    for name, modality in data.modalities.items():
+        assert modality.features is not None
+        np.save(folder / f"{name}_feat.npy", modality.features)
+    return folder
+
+
+@pytest.fixture
+def data_folder(tiny_data: RecommendData, tmp_path: Path) -> Path:
+    return write_folder(tiny_data, tmp_path / "tiny")
+
+
+@pytest.fixture
+def mmtk() -> Callable[..., Result]:
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,163 @@
+"""The linear-memory form against a dense oracle written from the equations, in float64."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch.nn import functional as F
+
+from mmtoolkit.recommend.config import DiffusionSettings
+from mmtoolkit.recommend.diffusion import (
+    Schedule,
+    denoise,
+    denoise_steps,
+    largest_entries,
+    mixed_noise,
+    training_loss,
+)
+from mmtoolkit.recommend.model import CDNet, sinusoidal_embedding
+from mmtoolkit.recommend.sparse import SparseRows
+
+ITEMS, HIDDEN = 90, 12
+CPU = torch.device("cpu")
+SETTINGS = DiffusionSettings(hidden=HIDDEN, dropout=0, noise_vectors=7)
+
+
+def graphs():
+    semantic = sp.random_array((ITEMS, ITEMS), density=0.08, format="csr", rng=1, dtype=np.float32)
+    behaviour = sp.random_array((ITEMS, ITEMS), density=0.03, format="csr", rng=2, dtype=np.float32)
+    behaviour = sp.csr_array(behaviour + sp.eye_array(ITEMS, dtype=np.float32))
+    return sp.csr_array(semantic + sp.eye_array(ITEMS, dtype=np.float32)), behaviour
+
+
+def small_net() -> CDNet:
+    net = CDNet(ITEMS, SETTINGS, torch.float32)
+    with torch.no_grad():
+        net.decoder_bias.normal_()
+        net.encoder_bias.normal_()
+    return net
+
+
+def dense(matrix: sp.csr_array) -> torch.Tensor:
+    return torch.from_numpy(matrix.toarray()).double()
+
+
+class Oracle:
+    """CD-Net with ordinary dense rows (steps 3 to 5 of the method, word by word)."""
+
+    def __init__(self, net: CDNet):
+        self.p = {name: p.detach().double().requires_grad_() for name, p in net.named_parameters()}
+        self.width = SETTINGS.time_embedding
+
+    def encode(self, rows):
+        return F.normalize(rows @ self.p["encoder"] + self.p["encoder_bias"], dim=1)
+
+    def predict(self, noisy, condition, steps, keep):
+        time = sinusoidal_embedding(steps, self.width).double()
+        time = F.linear(time, self.p["time.0.weight"], self.p["time.0.bias"])
+        time = F.linear(F.gelu(time), self.p["time.2.weight"], self.p["time.2.bias"])
+        parts = [self.encode(noisy), keep[:, None] * self.encode(condition), time.expand(len(noisy), -1)]
+        mixed = F.linear(torch.cat(parts, dim=1), self.p["mix.weight"], self.p["mix.bias"])
+        return mixed @ self.p["decoder"].T + self.p["decoder_bias"]
+
+
+def schedule_by_hand():
+    variance = 0.01 * np.linspace(1e-4, 2e-2, 5)
+    abar = 1 - variance
+    before = np.concatenate([[1.0], abar[:-1]])
+    beta = np.minimum(1 - abar / before, 0.999)
+    snr = abar / (1 - abar)
+    weight = np.concatenate([[1.0], snr[:-1] - snr[1:]])
+    clean = beta * np.sqrt(before) / (1 - abar)
+    noisy = (1 - before) * np.sqrt(1 - beta) / (1 - abar)
+    return abar, weight, clean, noisy
+
+
+def test_schedule_is_the_linear_variance_one():
+    schedule = Schedule.from_settings(SETTINGS, CPU)
+    abar, weight, clean, noisy = schedule_by_hand()
+    assert schedule.signal.numpy() == pytest.approx(np.sqrt(abar))
+    assert schedule.noise.numpy() == pytest.approx(np.sqrt(1 - abar), rel=1e-5)
+    assert schedule.loss_weight.numpy() == pytest.approx(weight, rel=1e-5)
+    assert schedule.posterior_clean.numpy() == pytest.approx(clean, rel=1e-5)
+    assert schedule.posterior_noisy.numpy() == pytest.approx(noisy, rel=1e-5, abs=1e-9)
+    assert (float(schedule.posterior_clean[0]), float(schedule.posterior_noisy[0])) == (1, 0)
+
+
+@pytest.mark.parametrize("per", ["batch", "row"])
+@pytest.mark.parametrize("drop", [0.0, 0.6])
+def test_loss_and_gradients_agree_with_dense_rows(per, drop):
+    settings = SETTINGS.model_copy(update={"condition_dropout_per": per, "condition_dropout": drop})
+    net, schedule, (semantic, behaviour) = small_net(), Schedule.from_settings(SETTINGS, CPU), graphs()
+    chosen = np.arange(5, 45)
+    batch = len(chosen)
+    torch.manual_seed(11)
+    clean_rows = SparseRows.of(semantic[chosen], CPU)
+    loss = training_loss(net, schedule, clean_rows, SparseRows.of(behaviour[chosen], CPU), settings)
+    loss.backward()
+
+    torch.manual_seed(11)  # the same draws in the same order
+    steps = torch.randint(5, (batch,))
+    vectors = torch.randn(settings.noise_vectors, ITEMS).double()
+    mixture = F.normalize(torch.randn(batch, settings.noise_vectors).double(), dim=1)
+    keep = (torch.rand(batch if per == "row" else 1) >= drop).double().expand(batch)
+    oracle, clean = Oracle(net), dense(semantic[chosen])
+    abar, weight, _, _ = schedule_by_hand()
+    a = torch.from_numpy(abar)[steps, None]
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * (mixture @ vectors)
+    predicted = oracle.predict(noisy, dense(behaviour[chosen]), steps, keep)
+    w = torch.from_numpy(weight)[steps]
+    expected = (w * (clean - predicted).square().mean(dim=1)).mean()
+    expected.backward()
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in net.named_parameters():
+        wanted = oracle.p[name].grad
+        error = (parameter.grad.double() - wanted).norm() / wanted.norm()
+        assert error < 1e-5, name
+
+
+def test_all_denoising_steps_and_the_graph_agree_with_dense_rows():
+    net, schedule, (semantic, behaviour) = small_net().eval(), Schedule.from_settings(SETTINGS, CPU), graphs()
+    rows_s, rows_c = SparseRows.of(semantic, CPU), SparseRows.of(behaviour, CPU)
+    oracle, x, condition = Oracle(net), dense(semantic), dense(behaviour)
+    _, _, clean, old = schedule_by_hand()
+    ones, omega = torch.ones(ITEMS, dtype=torch.float64), 4.0
+    steps = denoise_steps(net, schedule, rows_s, rows_c, omega)
+    for t, rows in zip(range(4, -1, -1), steps, strict=True):
+        step = torch.tensor([t])
+        with torch.no_grad():
+            given = oracle.predict(x, condition, step, ones)
+            none = oracle.predict(x, condition, step, 0 * ones)
+            x = clean[t] * ((1 + omega) * given - omega * none) + old[t] * x
+            ours = rows.semantic * dense(semantic) + (rows.hidden @ net.decoder.T).double()
+            ours += rows.bias * net.decoder_bias.double()
+        assert (ours - x).abs().max() < 1e-5
+    indices, values = largest_entries(net, denoise(net, schedule, rows_s, rows_c, omega), 10)
+    expected = x.topk(10, dim=1)
+    assert [set(row) for row in indices.tolist()] == [set(row) for row in expected.indices.tolist()]
+    assert torch.allclose(values.double(), expected.values, atol=1e-5)
+
+
+def test_mixed_noise_is_standard_normal():
+    draws = torch.stack([mixed_noise(torch.randn(6, 4), 2) for _ in range(20_000)])
+    for row in (draws[:, 0], draws[:, 1]):
+        assert row.mean(dim=0).abs().max() < 0.03
+        assert (row.T.cov() - torch.eye(4)).abs().max() < 0.05
+        assert row[:, 0].pow(4).mean() == pytest.approx(3, abs=0.2)
+
+
+def test_noise_of_few_vectors_differs_between_rows():
+    noise = mixed_noise(torch.randn(8, 5), 3)
+    assert not torch.allclose(noise[0], noise[1])
+
+
+def test_bfloat16_products_stay_close():
+    semantic, behaviour = graphs()
+    net, schedule = small_net().eval(), Schedule.from_settings(SETTINGS, CPU)
+    rows = SparseRows.of(semantic, CPU), SparseRows.of(behaviour, CPU)
+    exact = denoise(net, schedule, *rows, 4.0).hidden
+    net.dtype = torch.bfloat16
+    rough = denoise(net, schedule, *rows, 4.0).hidden
+    assert (rough - exact).norm() / exact.norm() < 0.02
+    assert rough.dtype == torch.float32

@@ -1,0 +1,145 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
+from mmtoolkit.core.errors import CheckpointError, DivergenceError
+from mmtoolkit.recommend.evaluate import evaluate
+from mmtoolkit.recommend.load import load_model
+from mmtoolkit.recommend.predict import predict
+from mmtoolkit.recommend.synthetic import Plan, make_demo
+from mmtoolkit.recommend.train import sample_triples, set_up, train, train_epoch
+
+
+def assert_equal(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for place, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{place}]")
+    else:
+        assert a == b, where
+
+
+def metrics_without_clock(run):
+    keep = lambda name: not name.startswith("seconds") and name != "peak_memory"  # noqa: E731
+    return [{k: v for k, v in record.items() if keep(k)} for record in run.read_metrics()]
+
+
+@pytest.mark.parametrize("graph", ["denoised", "semantic"])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tiny_data, tiny_settings, new_run, graph):
+    change = f"model.item_graph={graph}"
+    whole, parts = new_run(tiny_settings(), "whole"), new_run(tiny_settings(), "parts")
+    expected = train(tiny_settings(change, "train.epochs=5"), whole, tiny_data)
+    train(tiny_settings(change, "train.epochs=2"), parts, tiny_data)
+    torch.rand(7)  # the generators stand elsewhere by now
+    found = train(tiny_settings(change, "train.epochs=5"), parts, tiny_data, resume=True)
+    assert found == expected
+    assert metrics_without_clock(parts) == metrics_without_clock(whole)
+    for which in ("last", "best"):
+        a, b = (load_checkpoint(find_checkpoint(run.checkpoints, which)) for run in (parts, whole))
+        assert_equal(a.model, b.model, "model")
+        assert_equal(a.state, b.state, "state")
+        assert a.meta == b.meta
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny_data, tiny_settings, new_run):
+    results = [
+        train(tiny_settings(f"seed={seed}"), new_run(tiny_settings(), str(n)), tiny_data)
+        for n, seed in enumerate((1, 1, 2))
+    ]
+    assert results[0] == results[1]
+    assert results[0].test != results[2].test
+
+
+def test_overfit_save_load_predict(tmp_path, tiny_data, tiny_settings, new_run, data_folder):
+    settings = tiny_settings("train.epochs=25", f"data.path={data_folder}", "train.patience=25")
+    run = new_run(settings)
+    result = train(settings, run)
+    losses = [record["loss_recommender"] for record in run.read_metrics()]
+    assert losses[-1] < 0.8 * losses[0]
+    model = load_model(run.path)
+    assert evaluate(model, "test") == result.test
+    assert evaluate(model, "validation") == result.validation
+    assert evaluate(load_model(find_checkpoint(run.checkpoints, "best")), "test") == result.test
+    for one in predict(model, np.array([5, 2]), top_k=7, seen="all"):
+        known = {
+            int(i)
+            for split in ("train", "validation", "test")
+            for i in tiny_data.split(split)[[one.user]].indices
+        }
+        assert not known & set(one.items)
+        assert one.scores == sorted(one.scores, reverse=True)
+        assert len(one.items) == 7
+        expected = (model.items[one.items] @ model.users[one.user]).tolist()
+        assert one.scores == pytest.approx(expected, rel=1e-5)
+    stored = json.loads(run.results_path.read_text())
+    assert stored["test"] == result.test
+    assert (run.path / "report.html").read_text().count("data:image/png") >= 3
+
+
+def test_learning_finds_the_planted_groups():
+    from mmtoolkit.core.config import config_layer, resolve, set_layers
+    from mmtoolkit.recommend.config import RecommendSettings
+
+    data = make_demo(Plan(users=600, items=200, groups=8))
+    layers = [config_layer("recommend", "demo"), *set_layers(["diffusion.hidden=64"])]
+    training = set_up(resolve(RecommendSettings, layers).settings, data)
+    records = [train_epoch(training) for _ in range(12)]
+    chance = 20 / 200
+    assert records[-1]["recall@20"] > 3 * chance
+    assert records[-1]["purity_denoised"] > 2 * records[0]["purity_denoised"] > 0
+
+
+def test_best_epoch_is_restored_and_patience_stops(tiny_data, tiny_settings, new_run):
+    settings = tiny_settings("train.epochs=60", "train.patience=3", "train.learning_rate=0.05")
+    run = new_run(settings)
+    result = train(settings, run, tiny_data)
+    history = [record["recall@20"] for record in run.read_metrics()]
+    assert result.epochs == result.best_epoch + 3 < 60
+    assert result.best_epoch == int(np.argmax(history)) + 1
+    assert result.validation["recall@20"] == pytest.approx(max(history))
+
+
+def test_other_data_are_refused(tiny_data, tiny_settings, new_run):
+    run = new_run(tiny_settings())
+    train(tiny_settings(), run, tiny_data)
+    other = make_demo(Plan(users=80, items=60, groups=4, mean_interactions=8), seed=4)
+    with pytest.raises(CheckpointError, match="other interactions"):
+        train(tiny_settings("train.epochs=3"), run, other, resume=True)
+
+
+def test_divergence_is_named_and_keeps_the_last_checkpoint(tiny_data, tiny_settings, new_run):
+    run = new_run(tiny_settings())
+    train(tiny_settings(), run, tiny_data)
+    with pytest.raises(DivergenceError, match=r"lower train\.learning_rate"):
+        train(tiny_settings("train.learning_rate=1e30"), new_run(tiny_settings(), "b"), tiny_data)
+    assert find_checkpoint(run.checkpoints)
+
+
+def test_negatives_are_never_positives(tiny_data):
+    triples = sample_triples(tiny_data.train)
+    dense = tiny_data.train.toarray()
+    assert len(triples) == tiny_data.train.nnz
+    assert dense[triples[:, 0], triples[:, 1]].all()
+    assert not dense[triples[:, 0], triples[:, 2]].any()
+    assert len(set(triples[:, 2])) == 60
+
+
+def test_fifty_thousand_items_train_within_three_gigabytes():
+    script = Path(__file__).with_name("train_large.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout.split()[-1])
+    assert peak < 3e9  # one items x items array of float32 alone would take 10e9
