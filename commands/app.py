@@ -16,10 +16,10 @@ from .output import print_error
 class ErrorGroup(TyperGroup):
     """Turn errors that are meant for users into a line on stderr and their exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; with --debug, errors keep their traceback."""
         try:
-            return super().invoke(ctx)  # type: ignore[arg-type]
+            return super().invoke(ctx)
         except ToolkitError as error:
             if ctx.meta.get("mmtk.debug"):
                 raise

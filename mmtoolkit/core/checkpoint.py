@@ -8,6 +8,7 @@ after that. Whatever happens, ``last`` names a whole checkpoint.
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def load_checkpoint(path: Path, *, state: bool = True) -> Checkpoint:
         training = {}
         if state:
             training = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint: {str(error).splitlines()[0]}") from error
     return Checkpoint(model, training, meta)
 

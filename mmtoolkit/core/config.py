@@ -253,5 +253,10 @@ def _yaml_lines(values: Mapping[str, Any], sources: Mapping[str, str], prefix: s
             yield f"{indent}{key}:"
             yield from _yaml_lines(value, sources, f"{name}.")
         else:
-            text = yaml.safe_dump({key: value}, default_flow_style=None, width=10_000).strip()
-            yield f"{indent}{text}  # {sources.get(name, 'default')}"
+            yield f"{indent}{_flow(key)}: {_flow(value)}  # {sources.get(name, 'default')}"
+
+
+def _flow(value: Any) -> str:
+    """Write a value as YAML on one line."""
+    text: str = yaml.safe_dump([value], default_flow_style=True, width=10_000)
+    return text.strip()[1:-1]

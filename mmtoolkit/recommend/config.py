@@ -24,6 +24,12 @@ class DataSettings(Settings):
     modalities: dict[str, Weight] = Field(default={})
     """Weight phi of each modality in the semantic graph; 0 leaves it out; empty: all, equally."""
 
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """Let a run be found again from another working folder."""
+        return value if value is None or str(value) == "demo" else value.absolute()
+
     @field_validator("modalities")
     @classmethod
     def _some_weight(cls, value: dict[str, float]) -> dict[str, float]:

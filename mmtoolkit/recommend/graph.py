@@ -19,6 +19,7 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.recommend.config import DataSettings, GraphSettings
 from mmtoolkit.recommend.data import FloatArray, IntArray, Modality, RecommendData
 
+warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")  # torch's, at the first product
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # optional compiled extensions of torch-geometric are absent
     from torch_geometric import EdgeIndex

@@ -75,7 +75,7 @@ class _InfoNCE(torch.autograd.Function):
             grad_q[rows] = share @ k - pull * k[target[rows]]
             grad_k.addmm_(share.T, part)
             grad_k.index_add_(0, target[rows], -pull * part)
-        ctx.save_for_backward(grad_q, grad_k)  # type: ignore[attr-defined]
+        ctx.save_for_backward(grad_q, grad_k)
         return loss
 
     @staticmethod
@@ -140,7 +140,7 @@ class _Reconstruction(torch.autograd.Function):
         grad_decoder += torch.outer(bias, push)
         grad_decoder -= rows.transposed_bag(weighted)
         grad_bias = total * bias + decoder @ push - rows.transposed_times(w)
-        ctx.save_for_backward(grad_m, grad_decoder, grad_bias)  # type: ignore[attr-defined]
+        ctx.save_for_backward(grad_m, grad_decoder, grad_bias)
         return loss
 
     @staticmethod

@@ -302,7 +302,7 @@ def _step(training: Training, name: str, loss: Tensor) -> float:
         raise DivergenceError(f"epoch {training.epoch}: the loss of the {name} is {value}; lower {where}")
     optimizer = training.optimizers[name]
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return value
 

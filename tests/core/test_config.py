@@ -28,7 +28,7 @@ class Optim(Settings):
 
 class Root(Settings):
     optim: Optim = Optim()
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default={})
     name: str = "x"
 
 

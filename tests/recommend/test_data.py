@@ -113,7 +113,7 @@ def test_folder_gives_back_what_was_written(tiny_data, data_folder):
     assert np.array_equal(data.modalities["text"].features, tiny_data.modalities["text"].features)
 
 
-def test_extra_columns_order_typed_headers_and_crlf(tiny_data, data_folder, caplog):
+def test_extra_columns_order_typed_headers_and_crlf(tiny_data, data_folder):
     path = data_folder / "tiny.inter"
     rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
     lines = ["x_label:float\trating:float\titem_id:token\tuser_id:token"] + [

@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny_data, tiny_s
     assert results[0].test != results[2].test
 
 
-def test_overfit_save_load_predict(tmp_path, tiny_data, tiny_settings, new_run, data_folder):
+def test_overfit_save_load_predict(tiny_data, tiny_settings, new_run, data_folder):
     settings = tiny_settings("train.epochs=25", f"data.path={data_folder}", "train.patience=25")
     run = new_run(settings)
     result = train(settings, run)
