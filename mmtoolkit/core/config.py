@@ -225,7 +225,7 @@ def _explain(settings_class: type[Settings], error: Any, places: Mapping[str, st
     where = f"{given[-1]}: " if given and name else ""
     if error["type"] == "extra_forbidden":
         return f"{where}no such setting '{name}'{_nearest_setting(settings_class, name)}"
-    problem = error["msg"].removeprefix("Value error, ")
+    problem: str = error["msg"].removeprefix("Value error, ")
     problem = problem[:1].lower() + problem[1:]
     if not name:
         return problem

@@ -55,7 +55,7 @@ def plot_curves(
         if mark is not None:
             axes.axvline(mark, color="grey", linestyle=":", label=f"best ({x} {mark:g})")
         axes.set(xlabel=x, title=title)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return path
