@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmtoolkit.core.checkpoint import (
     BEST,
@@ -265,7 +266,10 @@ def _recommender_loss(training: Training, item_graph: Graph, batch: Tensor) -> T
     settings, recommender = training.settings.train, training.recommender
     users, items = recommender.collaborative(training.user_item)
     view = items + item_graph.propagate(recommender.items)
-    user, positive, negative = (users[batch[:, 0]], view[batch[:, 1]], view[batch[:, 2]])
+    # embedding's gradient adds up in a fixed order; that of plain indexing does not
+    user, positive, negative = (
+        F.embedding(ids, rows) for rows, ids in zip((users, view, view), batch.T, strict=True)
+    )
     loss = bpr_loss(user, positive, negative)
     loss = loss + settings.embedding_penalty * embedding_penalty(user, positive, negative)
     if training.net is not None and settings.contrast_weight:

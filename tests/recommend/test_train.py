@@ -143,3 +143,15 @@ def test_fifty_thousand_items_train_within_three_gigabytes():
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split()[-1])
     assert peak < 3e9  # one items x items array of float32 alone would take 10e9
+
+
+def test_an_epoch_of_real_batch_size_repeats_to_the_bit(tiny_settings):
+    data = make_demo()
+    settings = tiny_settings("train.batch_size=2048", "model.embedding=64")
+    ends = []
+    for _ in range(3):
+        training = set_up(settings, data)
+        train_epoch(training)
+        ends.append(training.recommender.state_dict())
+    assert_equal(ends[0], ends[1])
+    assert_equal(ends[0], ends[2])
