@@ -296,7 +296,7 @@ def _split(path: Path, table: IntArray, items: int) -> list[sp.csr_array]:
                 f"the {name} split is empty: no line has x_label {label}; give every split some interactions",
                 path=path,
             )
-    matrices = [_matrix(table[table[:, 2] == label], users, items) for label in range(3)]
+    matrices = [interaction_matrix(table[table[:, 2] == label], users, items) for label in range(3)]
     twice = len(table) - sum(matrix.nnz for matrix in matrices)
     if twice:
         logger.info("%s: %d repeated interactions count once", path.name, twice)
@@ -313,7 +313,8 @@ def _split(path: Path, table: IntArray, items: int) -> list[sp.csr_array]:
     return matrices
 
 
-def _matrix(table: IntArray, users: int, items: int) -> sp.csr_array:
+def interaction_matrix(table: IntArray, users: int, items: int) -> sp.csr_array:
+    """Turn rows of user, item, ... into a binary matrix `(users, items)` with sorted indices."""
     ones = np.ones(len(table), np.float32)
     matrix = sp.csr_array((ones, (table[:, 0], table[:, 1])), shape=(users, items))
     matrix.sum_duplicates()

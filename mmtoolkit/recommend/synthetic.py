@@ -8,9 +8,14 @@ therefore hold false links, and because the groups are known, denoising can be j
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
-from mmtoolkit.recommend.data import FloatArray, IntArray, Modality, RecommendData
+from mmtoolkit.recommend.data import (
+    FloatArray,
+    IntArray,
+    Modality,
+    RecommendData,
+    interaction_matrix,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def make_demo(plan: Plan = Plan(), seed: int = 7) -> RecommendData:
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(0, plan.groups, plan.items))
     table = _draw_interactions(plan, groups, rng)
-    splits = [_matrix(table[table[:, 2] == label], plan) for label in range(3)]
+    splits = [interaction_matrix(table[table[:, 2] == label], plan.users, plan.items) for label in range(3)]
     text, image = (_draw_features(plan, groups, noise, rng) for noise in plan.noise)
     modalities = {"image": Modality(image, {}), "text": Modality(text, {})}
     return RecommendData("demo", splits[0], splits[1], splits[2], modalities, groups)
@@ -66,8 +71,3 @@ def _draw_features(
     shown = np.where(wrong, rng.integers(0, plan.groups, plan.items), groups)
     features = centres[shown] + noise * rng.normal(size=(plan.items, width))
     return features.astype(np.float32)
-
-
-def _matrix(table: IntArray, plan: Plan) -> sp.csr_array:
-    ones = np.ones(len(table), np.float32)
-    return sp.csr_array((ones, (table[:, 0], table[:, 1])), shape=(plan.users, plan.items))
