@@ -2,44 +2,40 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmtoolkit.core.config import (
-    Settings,
-    config_layer,
-    did_you_mean,
-    preset_names,
-    preset_text,
-    resolve,
-    set_layers,
-)
 from mmtoolkit.core.errors import UsageError
 
 from .options import Debug, Json, Set
 from .output import print_json, print_table
 
+if TYPE_CHECKING:
+    from mmtoolkit.core.config import Settings
+
 app = typer.Typer(no_args_is_help=True, help="List, show, validate and copy settings.")
 
 
-def _recommend() -> type[Settings]:
+def _recommend() -> "type[Settings]":
     from mmtoolkit.recommend.config import RecommendSettings
 
     return RecommendSettings
 
 
-ENGINES: dict[str, Callable[[], type[Settings]]] = {"recommend": _recommend}
+ENGINES: "dict[str, Callable[[], type[Settings]]]" = {"recommend": _recommend}
 
 Engine = Annotated[str, typer.Argument(metavar="ENGINE", help=f"One of: {', '.join(ENGINES)}.")]
 
 
-def settings_class(engine: str) -> type[Settings]:
+def settings_class(engine: str) -> "type[Settings]":
     """Return the settings of an engine.
 
     Raises:
         UsageError: if there is no such engine.
     """
+    from mmtoolkit.core.config import did_you_mean
+
     if engine not in ENGINES:
         known = ", ".join(ENGINES)
         raise UsageError(f"no engine '{engine}' ({known}){did_you_mean(engine, list(ENGINES))}")
@@ -49,6 +45,8 @@ def settings_class(engine: str) -> type[Settings]:
 @app.command("list", epilog="Example: mmtk config list")
 def list_presets(as_json: Json = False, debug: Debug = False) -> None:
     """List the presets of every engine."""
+    from mmtoolkit.core.config import preset_names, preset_text
+
     presets = {engine: preset_names(engine) for engine in ENGINES}
     if as_json:
         print_json("config list", presets=presets)
@@ -70,6 +68,8 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Print resolved settings as YAML that can be fed back, and where each value came from."""
+    from mmtoolkit.core.config import config_layer, resolve, set_layers
+
     layers = [config_layer(engine, config)] if config else []
     resolved = resolve(settings_class(engine), [*layers, *set_layers(assignments or [])])
     if as_json:
@@ -86,6 +86,8 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Check settings files."""
+    from mmtoolkit.core.config import config_layer, resolve
+
     kind = settings_class(engine)
     for file in files:
         resolve(kind, [config_layer(engine, file)])
@@ -100,6 +102,8 @@ def copy(
     debug: Debug = False,
 ) -> None:
     """Copy a preset to a file of your own."""
+    from mmtoolkit.core.config import preset_text
+
     settings_class(engine)
     text = preset_text(engine, preset)
     path = target / f"{preset}.yaml" if target.is_dir() else target

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmtoolkit.core.config import set_layers
 from mmtoolkit.core.errors import UsageError
 
 from . import options
@@ -25,10 +24,11 @@ from .options import (
     Verbose,
 )
 from .output import facts_as_text, print_facts, print_json, print_table, start_output
-from .plan import Plan, flag_layers, plan_resume, plan_run
 
 if TYPE_CHECKING:
     from mmtoolkit.recommend.config import RecommendSettings
+
+    from .plan import Plan
 
 app = typer.Typer(
     no_args_is_help=True, help="Multimodal recommendation with a denoised item graph (IGDMRec)."
@@ -83,7 +83,10 @@ def train(
 ) -> None:
     """Train until validation stops improving, then test the best epoch once."""
     start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.core.config import set_layers
     from mmtoolkit.recommend.config import RESUMABLE, RecommendSettings
+
+    from .plan import flag_layers, plan_resume, plan_run
 
     flags = {"data.path": data, "seed": seed, "device": device}
     changes = [*set_layers(assignments or []), *flag_layers(flags)]

@@ -179,7 +179,7 @@ def _optimizers(
 def fit(training: Training, run: RunDirectory) -> None:
     """Run epochs until they or the patience are used up; every one leaves a line in metrics.jsonl."""
     settings = training.settings.train
-    with progress_bar("training", settings.epochs, training.epoch) as advance:
+    with progress_bar("epochs, at most", settings.epochs, training.epoch) as advance:
         while not training.finished:
             record = train_epoch(training)
             score = record[settings.monitor]
