@@ -10,7 +10,6 @@ from mmtoolkit import __version__
 
 HEAVY = [
     "torch",
-    "pydantic",
     "numpy",
     "scipy",
     "matplotlib",
