@@ -3,12 +3,15 @@
 import random
 import resource
 import sys
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from mmtoolkit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
@@ -26,6 +29,20 @@ def resolve_device(name: DeviceName) -> torch.device:
     if not available.get(name, True):
         raise ConfigError(f"device: no {name} device on this machine; use --device auto or cpu")
     return torch.device(name)
+
+
+def make_accelerator(device: torch.device) -> "Accelerator":
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started, or stand alone.
+
+    Precision stays with the engine's own autocast, so that one process computes the same bits with
+    and without Accelerate. In a group on the CPU the processes talk through gloo.
+
+    Args:
+        device: from :func:`resolve_device`; on CUDA every process takes the GPU of its local rank.
+    """
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
 
 def describe_device(device: torch.device) -> str:

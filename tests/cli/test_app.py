@@ -1,10 +1,14 @@
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import typer
+from mmtoolkit.commands.app import app
+from mmtoolkit.commands.config import ENGINES
 
 from mmtoolkit import __version__
 
@@ -38,20 +42,26 @@ def test_help_imports_nothing_heavy_and_answers_at_once(arguments):
     assert min(seconds) < 0.8  # 0.2 s on an idle machine; a loaded one is slower, an import of torch worse
 
 
-def options_of(command):
-    return sorted({o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"})
-
-
-def test_commands_and_options_are_the_frozen_ones():
-    import typer
-    from mmtoolkit.commands.app import app
-
-    root = typer.main.get_command(app)
+def options_by_command(command, name=""):
+    """Walk the command tree: {"recommend train": ["--config", ...], ...}."""
+    leaves = getattr(command, "commands", None)
+    if leaves is None:
+        options = {o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"}
+        return {name: sorted(options)}
     found = {}
-    for name, command in root.commands.items():
-        for leaf, inner in getattr(command, "commands", {"": command}).items():
-            found[f"{name} {leaf}".strip()] = options_of(inner)
-    assert found == json.loads(Path(__file__).with_name("commands.json").read_text())
+    for leaf, inner in leaves.items():
+        found |= options_by_command(inner, f"{name} {leaf}".strip())
+    return found
+
+
+@pytest.mark.parametrize("group", [*ENGINES, "config", "env"])
+def test_commands_and_options_are_the_frozen_ones(group):
+    """Run with MMTK_FREEZE=1 to accept a change that is meant."""
+    found = options_by_command(typer.main.get_command(app).commands[group], group)
+    path = Path(__file__).parent / "frozen" / f"{group}.json"
+    if os.environ.get("MMTK_FREEZE"):
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    assert found == json.loads(path.read_text())
 
 
 def test_version(mmtk):
