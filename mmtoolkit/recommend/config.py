@@ -53,6 +53,9 @@ class GraphSettings(Settings):
     """Largest entries of each denoised row that become edges."""
     denoised_weights: Literal["binary", "score"] = "binary"
     """Weight of those edges: 1, or the denoised entry itself where it is positive."""
+    search: Literal["auto", "all", "candidates"] = "auto"
+    """Where those entries are looked for: among all items, or among an item's neighbours in the semantic
+    and the behavioural graph and their neighbours; `auto`: all items up to 200,000."""
 
 
 class DiffusionSettings(Settings):
@@ -84,6 +87,9 @@ class DiffusionSettings(Settings):
     """Passes over all items in an epoch."""
     batch_size: Count = 4096
     """Items in a batch."""
+    max_batches: Count = 6
+    """Most batches of a pass: beyond batch_size times this many items, batches grow instead, so that cost
+    grows with the items and not with their square."""
     learning_rate: Positive = 1e-3
     """Adam's step size for CD-Net."""
 

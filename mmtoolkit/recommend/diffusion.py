@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmtoolkit.recommend.config import DiffusionSettings
-from mmtoolkit.recommend.graph import BLOCK_ENTRIES
 from mmtoolkit.recommend.losses import product, reconstruction_loss
 from mmtoolkit.recommend.model import CDNet
+from mmtoolkit.recommend.search import RECALL_ROWS, largest_among, largest_entries, neighbourhood
 from mmtoolkit.recommend.sparse import SparseRows, bag
+
+CHUNK_ENTRIES = 2**23
+"""Most entries of a `(rows, hidden)` matrix that is mixed at once (32 MB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def training_loss(
 ) -> Tensor:
     """Draw noise levels, noise and dropped conditions for a batch, and return its loss (step 3).
 
+    A batch larger than `CHUNK_ENTRIES` is mixed in chunks, which the backward pass computes again.
+
     Args:
         net: CD-Net in training mode.
         schedule: noise schedule.
@@ -87,30 +94,40 @@ def training_loss(
         condition: the same rows of the behavioural graph.
         settings: how the conditions are dropped and how many noise vectors are drawn.
     """
-    encoded = bag(net.encoder, clean)
+    encoded, conditions = bag(net.encoder, clean), bag(net.encoder, condition)
     batch, device = len(encoded), encoded.device
     steps = torch.randint(len(schedule.signal), (batch,), device=device)
     vectors = torch.randn(settings.noise_vectors, len(net.encoder), device=device)
-    noise = mixed_noise(product(vectors, net.encoder, net.dtype), batch)
-    noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
+    directions = product(vectors, net.encoder, net.dtype)
     draws = batch if settings.condition_dropout_per == "row" else 1
     keep = (torch.rand(draws, device=device) >= settings.condition_dropout).float().expand(batch)
-    mixed = (
-        net.row_part(noisy + net.encoder_bias)
-        + net.condition_part(bag(net.encoder, condition) + net.encoder_bias, keep)
-        + net.time_part(steps)
-    )
+
+    def mix(encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
+        noise = mixed_noise(directions, len(encoded))
+        noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
+        return (
+            net.row_part(noisy + net.encoder_bias)
+            + net.condition_part(conditions + net.encoder_bias, keep)
+            + net.time_part(steps)
+        )
+
+    size = max(1, CHUNK_ENTRIES // settings.hidden)
+    if batch <= size:
+        mixed = mix(encoded, conditions, steps, keep)
+    else:
+        chunks = zip(*(part.split(size) for part in (encoded, conditions, steps, keep)), strict=True)
+        mixed = torch.cat([checkpoint(mix, *chunk, use_reentrant=False) for chunk in chunks])
     weight = schedule.loss_weight[steps]
     return reconstruction_loss(mixed, net.decoder, net.decoder_bias, clean, weight, net.dtype)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All rows x_t = a S + H W_d^T + c b_d of the graph that is being denoised.
+    """Rows x_t = a S + H W_d^T + c b_d of the graph that is being denoised.
 
     Attributes:
         semantic: a, the share of S.
-        hidden: H, `(items, hidden)`.
+        hidden: H, `(rows, hidden)`.
         bias: c, the share of b_d.
     """
 
@@ -119,11 +136,35 @@ class Rows:
     bias: float
 
 
+@dataclass(frozen=True)
+class Reencoding:
+    """What decoding and encoding again does in `hidden` dimensions; the same for all rows.
+
+    Attributes:
+        weight: W_d^T W_e, `(hidden, hidden)`.
+        bias: b_d W_e, `(hidden,)`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, net: CDNet) -> Self:
+        """Multiply decoder and encoder of a net."""
+        return cls(product(net.decoder.T, net.encoder, net.dtype), net.decoder_bias @ net.encoder)
+
+
 @torch.no_grad()
 def denoise_steps(
-    net: CDNet, schedule: Schedule, semantic: SparseRows, behaviour: SparseRows, guidance: float
+    net: CDNet,
+    schedule: Schedule,
+    semantic: SparseRows,
+    behaviour: SparseRows,
+    guidance: float,
+    again: Reencoding,
 ) -> Iterator[Rows]:
-    """Denoise all rows from the clean graph with classifier-free guidance, a step at a time (step 5).
+    """Denoise some rows of the clean graph with classifier-free guidance, a step at a time (step 5).
 
     The guided prediction (1 + omega) x0(c) - omega x0(none) is one pass, since the mix is linear in the
     encodings: A enc(x_t) + (1 + omega) B enc(c) + time. After the last step `semantic` is 0 and `bias` 1.
@@ -131,13 +172,11 @@ def denoise_steps(
     encoded = bag(net.encoder, semantic)
     condition = bag(net.encoder, behaviour) + net.encoder_bias
     guided = (1 + guidance) * net.condition_part(condition)
-    through = product(net.decoder.T, net.encoder, net.dtype)
-    bias_encoded = net.decoder_bias @ net.encoder
     rows = Rows(1.0, torch.zeros_like(encoded), 0.0)
     for step in range(len(schedule.signal) - 1, -1, -1):
         noisy = rows.semantic * encoded + net.encoder_bias
         if rows.bias:
-            noisy += product(rows.hidden, through, net.dtype) + rows.bias * bias_encoded
+            noisy += product(rows.hidden, again.weight, net.dtype) + rows.bias * again.bias
         time = net.time_part(torch.tensor([step], device=encoded.device))
         mixed = net.row_part(noisy) + guided + time
         clean, old = float(schedule.posterior_clean[step]), float(schedule.posterior_noisy[step])
@@ -145,26 +184,51 @@ def denoise_steps(
         yield rows
 
 
-def denoise(
-    net: CDNet, schedule: Schedule, semantic: SparseRows, behaviour: SparseRows, guidance: float
-) -> Rows:
-    """Run every step of :func:`denoise_steps` and return the denoised rows."""
-    *_, rows = denoise_steps(net, schedule, semantic, behaviour, guidance)
-    return rows
+def denoised_lists(
+    net: CDNet,
+    schedule: Schedule,
+    semantic: sp.csr_array,
+    behaviour: sp.csr_array,
+    guidance: float,
+    k: int,
+    *,
+    candidates: bool = False,
+) -> tuple[Tensor, Tensor, float]:
+    """Denoise all rows and find the k largest entries of each, a block of rows at a time.
 
-
-@torch.no_grad()
-def largest_entries(net: CDNet, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k largest entries of each denoised row, a block of rows at a time, in float32.
+    Args:
+        net: CD-Net in evaluation mode.
+        schedule: noise schedule.
+        semantic: S, `(items, items)`.
+        behaviour: C, `(items, items)`.
+        guidance: omega.
+        k: entries to keep of a row.
+        candidates: look only among neighbours of an item and their neighbours, see
+            :func:`largest_among`, whose cost grows with the items and not with their square.
 
     Returns:
-        Columns and values, both `(items, k)`, the largest first.
+        Columns and values, both `(items, k)`, the largest first, and the share of the true columns that
+        was found, measured on `RECALL_ROWS` rows (1 when all items are searched).
     """
-    # The last posterior mean is the prediction itself, so nothing of S is left in the rows.
-    assert (rows.semantic, rows.bias) == (0, 1)
-    items = len(net.decoder)
-    parts = []
-    for start in range(0, items, step := max(1, BLOCK_ENTRIES // items)):
-        block = torch.addmm(net.decoder_bias, rows.hidden[start : start + step], net.decoder.T)
-        parts.append(block.topk(min(k, items), dim=1))
-    return torch.cat([p.indices for p in parts]), torch.cat([p.values for p in parts])
+    items, hidden = net.decoder.shape
+    again, device = Reencoding.of(net), net.decoder.device
+    linked = neighbourhood(semantic, behaviour) if candidates else None
+    step = max(1, CHUNK_ENTRIES // hidden)
+    best, columns, found = [], [], []
+    for start in range(0, items, step):
+        block = slice(start, start + step)
+        parts = (SparseRows(sp.csr_array(graph[block]), device) for graph in (semantic, behaviour))
+        *_, rows = denoise_steps(net, schedule, *parts, guidance, again)
+        # The last posterior mean is the prediction itself, so nothing of S is left in the rows.
+        assert (rows.semantic, rows.bias) == (0, 1)
+        if linked is None:
+            values, places = largest_entries(net, rows.hidden, k)
+        else:
+            values, places = largest_among(net, rows.hidden, sp.csr_array(linked[block] @ linked), k)
+            sample = slice(None, None, max(1, items // RECALL_ROWS))
+            _, exact = largest_entries(net, rows.hidden[sample], k)
+            found.append((exact[:, :, None] == places[sample, None]).any(dim=2).float().mean(dim=1))
+        best.append(values)
+        columns.append(places)
+    recall = float(torch.cat(found).mean()) if found else 1.0
+    return torch.cat(columns), torch.cat(best), recall

@@ -164,15 +164,15 @@ def weighted_list_graph(lists: Tensor, scores: Tensor, weights: Literal["binary"
 
     Args:
         lists: neighbours, `(items, k)`.
-        scores: the denoised entries, `(items, k)`.
+        scores: the denoised entries, `(items, k)`; -inf where a row has fewer than k.
         weights: 1 for each edge, or its score where that is positive.
     """
-    items, k = lists.shape
-    values = np.ones(items * k, np.float32)
-    if weights == "score":
-        values = scores.clamp(min=0).cpu().numpy().ravel().astype(np.float32)
-    rows = np.repeat(np.arange(items), k)
-    return sp.csr_array((values, (rows, lists.cpu().numpy().ravel())), (items, items))
+    items = len(lists)
+    there = scores.isfinite().cpu().numpy()
+    entries = scores.clamp(min=0) if weights == "score" else torch.ones_like(scores)
+    values, columns = (part.cpu().numpy()[there] for part in (entries, lists))
+    rows = np.nonzero(there)[0]
+    return sp.csr_array((values.astype(np.float32), (rows, columns)), (items, items))
 
 
 def normalise_symmetric(graph: sp.csr_array) -> sp.csr_array:

@@ -10,10 +10,30 @@ from mmtoolkit.recommend.sparse import SparseRows, bag
 CONTRAST_BLOCK = 2**21
 """Entries of a block of similarities: 8 MB, which stays in the cache."""
 
+PANEL = 512
+"""Columns of a symmetric matrix that are computed at once."""
+
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply two float32 matrices in `dtype` and return float32."""
     return (a.to(dtype) @ b.to(dtype)).float()
+
+
+def symmetric_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a^T b where that is known to be symmetric, computing little more than half of it.
+
+    Args:
+        a: `(rows, width)`.
+        b: `(rows, width)`, for example a with its rows weighted.
+        dtype: precision of the product; the result is float32.
+    """
+    a, b, width = a.to(dtype), b.to(dtype), a.shape[1]
+    result = torch.empty(width, width, device=a.device)
+    for start in range(0, width, PANEL):
+        panel = slice(start, start + PANEL)
+        result[start:, panel] = a[:, start:].T @ b[:, panel]
+        result[panel, panel.stop :] = result[panel.stop :, panel].T
+    return result
 
 
 def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -124,7 +144,7 @@ class _Reconstruction(torch.autograd.Function):
     ) -> Tensor:
         w = weight / (len(m) * len(decoder))
         weighted = w[:, None] * m
-        gram = product(decoder.T, decoder, dtype)
+        gram = symmetric_product(decoder, decoder, dtype)
         target = bag(decoder, rows)
         cross = decoder.T @ bias
         grad_m = product(weighted, gram, dtype)
@@ -135,9 +155,9 @@ class _Reconstruction(torch.autograd.Function):
         loss = (w * (rows.squared_norm() - 2 * target_bias)).sum() + total * bias.dot(bias)
         loss += (m * grad_m).sum() + 2 * push.dot(cross) - 2 * (weighted * target).sum()
         grad_m += w[:, None] * (cross - target)
-        outer = product(weighted.T, m, dtype)
+        outer = symmetric_product(weighted, m, dtype)
         grad_decoder = product(decoder, outer, dtype)
-        grad_decoder += torch.outer(bias, push)
+        grad_decoder.addr_(bias, push)
         grad_decoder -= rows.transposed_bag(weighted)
         grad_bias = total * bias + decoder @ push - rows.transposed_times(w)
         ctx.save_for_backward(grad_m, grad_decoder, grad_bias)

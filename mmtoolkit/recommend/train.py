@@ -34,7 +34,7 @@ from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
-from mmtoolkit.recommend.diffusion import Schedule, denoise, largest_entries, training_loss
+from mmtoolkit.recommend.diffusion import Schedule, denoised_lists, training_loss
 from mmtoolkit.recommend.evaluate import mean_metrics
 from mmtoolkit.recommend.graph import (
     Graph,
@@ -49,6 +49,7 @@ from mmtoolkit.recommend.load import check_data, load_weights
 from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty, info_nce
 from mmtoolkit.recommend.model import CDNet, Recommender
 from mmtoolkit.recommend.report import write_run_report
+from mmtoolkit.recommend.search import EXACT_UP_TO
 from mmtoolkit.recommend.sparse import SparseRows
 
 
@@ -220,11 +221,12 @@ def _train_diffusion(training: Training, net: CDNet) -> dict[str, float]:
     net.train()
     losses = []
     with training.clock("diffusion"):
+        size = max(settings.batch_size, -(-items // settings.max_batches))
         for _ in range(settings.passes):
-            for rows in torch.randperm(items).split(settings.batch_size):
+            for rows in torch.randperm(items).split(size):
                 chosen = np.sort(rows.numpy())
-                clean = SparseRows.of(sp.csr_array(training.semantic[chosen]), training.device)
-                condition = SparseRows.of(sp.csr_array(training.behaviour[chosen]), training.device)
+                clean = SparseRows(sp.csr_array(training.semantic[chosen]), training.device)
+                condition = SparseRows(sp.csr_array(training.behaviour[chosen]), training.device)
                 loss = training_loss(net, training.schedule, clean, condition, settings)
                 losses.append(_step(training, "cdnet", loss))
     return {"loss_diffusion": float(np.mean(losses))}
@@ -235,15 +237,22 @@ def _denoise_graph(training: Training, net: CDNet) -> dict[str, float]:
     graph = training.settings.graph
     net.eval()
     with training.clock("denoising"):
-        semantic = SparseRows.of(training.semantic, training.device)
-        behaviour = SparseRows.of(training.behaviour, training.device)
-        guidance = training.settings.diffusion.guidance
-        rows = denoise(net, training.schedule, semantic, behaviour, guidance)
-        lists, scores = largest_entries(net, rows, graph.denoised_neighbours)
+        few = graph.search == "candidates" or (graph.search == "auto" and training.data.items > EXACT_UP_TO)
+        lists, scores, recall = denoised_lists(
+            net,
+            training.schedule,
+            training.semantic,
+            training.behaviour,
+            training.settings.diffusion.guidance,
+            graph.denoised_neighbours,
+            candidates=few,
+        )
         denoised = weighted_list_graph(lists, scores, graph.denoised_weights)
         training.item_graph = normalise_symmetric(denoised)
     kept = (denoised != 0).multiply(training.semantic != 0).nnz / max(1, training.semantic.nnz)
     facts = {"kept_semantic_edges": kept}
+    if few:
+        facts["search_recall"] = recall
     if training.data.groups is not None:
         facts["purity_denoised"] = edge_purity(denoised, training.data.groups)
     return facts

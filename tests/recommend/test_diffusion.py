@@ -8,14 +8,17 @@ from torch.nn import functional as F
 
 from mmtoolkit.recommend.config import DiffusionSettings
 from mmtoolkit.recommend.diffusion import (
+    Reencoding,
+    Rows,
     Schedule,
-    denoise,
     denoise_steps,
-    largest_entries,
+    denoised_lists,
     mixed_noise,
     training_loss,
 )
+from mmtoolkit.recommend.graph import weighted_list_graph
 from mmtoolkit.recommend.model import CDNet, sinusoidal_embedding
+from mmtoolkit.recommend.search import neighbourhood
 from mmtoolkit.recommend.sparse import SparseRows
 
 ITEMS, HIDDEN = 90, 12
@@ -92,15 +95,15 @@ def test_loss_and_gradients_agree_with_dense_rows(per, drop):
     chosen = np.arange(5, 45)
     batch = len(chosen)
     torch.manual_seed(11)
-    clean_rows = SparseRows.of(semantic[chosen], CPU)
-    loss = training_loss(net, schedule, clean_rows, SparseRows.of(behaviour[chosen], CPU), settings)
+    clean_rows = SparseRows(semantic[chosen], CPU)
+    loss = training_loss(net, schedule, clean_rows, SparseRows(behaviour[chosen], CPU), settings)
     loss.backward()
 
     torch.manual_seed(11)  # the same draws in the same order
     steps = torch.randint(5, (batch,))
     vectors = torch.randn(settings.noise_vectors, ITEMS).double()
-    mixture = F.normalize(torch.randn(batch, settings.noise_vectors).double(), dim=1)
     keep = (torch.rand(batch if per == "row" else 1) >= drop).double().expand(batch)
+    mixture = F.normalize(torch.randn(batch, settings.noise_vectors).double(), dim=1)
     oracle, clean = Oracle(net), dense(semantic[chosen])
     abar, weight, _, _ = schedule_by_hand()
     a = torch.from_numpy(abar)[steps, None]
@@ -119,11 +122,11 @@ def test_loss_and_gradients_agree_with_dense_rows(per, drop):
 
 def test_all_denoising_steps_and_the_graph_agree_with_dense_rows():
     net, schedule, (semantic, behaviour) = small_net().eval(), Schedule.from_settings(SETTINGS, CPU), graphs()
-    rows_s, rows_c = SparseRows.of(semantic, CPU), SparseRows.of(behaviour, CPU)
+    rows_s, rows_c = SparseRows(semantic, CPU), SparseRows(behaviour, CPU)
     oracle, x, condition = Oracle(net), dense(semantic), dense(behaviour)
     _, _, clean, old = schedule_by_hand()
     ones, omega = torch.ones(ITEMS, dtype=torch.float64), 4.0
-    steps = denoise_steps(net, schedule, rows_s, rows_c, omega)
+    steps = denoise_steps(net, schedule, rows_s, rows_c, omega, Reencoding.of(net))
     for t, rows in zip(range(4, -1, -1), steps, strict=True):
         step = torch.tensor([t])
         with torch.no_grad():
@@ -133,7 +136,8 @@ def test_all_denoising_steps_and_the_graph_agree_with_dense_rows():
             ours = rows.semantic * dense(semantic) + (rows.hidden @ net.decoder.T).double()
             ours += rows.bias * net.decoder_bias.double()
         assert (ours - x).abs().max() < 1e-5
-    indices, values = largest_entries(net, denoise(net, schedule, rows_s, rows_c, omega), 10)
+    indices, values, recall = denoised_lists(net, schedule, semantic, behaviour, omega, 10)
+    assert recall == 1
     expected = x.topk(10, dim=1)
     assert [set(row) for row in indices.tolist()] == [set(row) for row in expected.indices.tolist()]
     assert torch.allclose(values.double(), expected.values, atol=1e-5)
@@ -152,12 +156,64 @@ def test_noise_of_few_vectors_differs_between_rows():
     assert not torch.allclose(noise[0], noise[1])
 
 
+def denoised(net, schedule, semantic, behaviour) -> Rows:
+    parts = SparseRows(semantic, CPU), SparseRows(behaviour, CPU)
+    *_, rows = denoise_steps(net, schedule, *parts, 4.0, Reencoding.of(net))
+    return rows
+
+
 def test_bfloat16_products_stay_close():
-    semantic, behaviour = graphs()
-    net, schedule = small_net().eval(), Schedule.from_settings(SETTINGS, CPU)
-    rows = SparseRows.of(semantic, CPU), SparseRows.of(behaviour, CPU)
-    exact = denoise(net, schedule, *rows, 4.0).hidden
+    graph, net, schedule = graphs(), small_net().eval(), Schedule.from_settings(SETTINGS, CPU)
+    exact = denoised(net, schedule, *graph).hidden
     net.dtype = torch.bfloat16
-    rough = denoise(net, schedule, *rows, 4.0).hidden
+    rough = denoised(net, schedule, *graph).hidden
     assert (rough - exact).norm() / exact.norm() < 0.02
     assert rough.dtype == torch.float32
+
+
+def test_chunks_and_blocks_change_nothing(monkeypatch):
+    graph, schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
+    settings = SETTINGS.model_copy(update={"noise_scale": 1e-9})  # noise is drawn by chunk: make it vanish
+    schedule_of_clean = Schedule.from_settings(settings, CPU)
+
+    def run():
+        torch.manual_seed(3)
+        net = small_net()
+        rows = (SparseRows(part, CPU) for part in graph)
+        torch.manual_seed(4)
+        loss = training_loss(net, schedule_of_clean, *rows, settings)
+        loss.backward()
+        lists, values, _ = denoised_lists(net.eval(), schedule, *graph, 4.0, 10)
+        return loss, [p.grad for p in net.parameters()], lists, values
+
+    whole = run()
+    monkeypatch.setattr("mmtoolkit.recommend.diffusion.CHUNK_ENTRIES", 17 * HIDDEN)
+    parts = run()
+    assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-4)
+    for one, other in zip(parts[1], whole[1], strict=True):
+        assert torch.allclose(one, other, rtol=1e-2, atol=1e-4 * float(other.abs().max()))
+    assert torch.allclose(parts[3], whole[3], atol=1e-5)
+    assert (parts[2] == whole[2]).float().mean() > 0.99
+
+
+def test_candidates_are_two_hops_and_the_best_of_them_are_found():
+    (semantic, behaviour), schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
+    net = small_net().eval()
+    _, values, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, candidates=True)
+    rows = denoised(net, schedule, semantic, behaviour)
+    entries = rows.hidden @ net.decoder.T + net.decoder_bias
+    linked = neighbourhood(semantic, behaviour).toarray()
+    near = torch.from_numpy(linked @ linked) > 0
+    expected = entries.masked_fill(~near, -torch.inf).topk(10, dim=1)
+    assert torch.allclose(values, expected.values, atol=1e-5)
+    exact = entries.topk(10, dim=1).indices
+    shared = [
+        len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), expected.indices.tolist(), strict=True)
+    ]
+    assert recall == pytest.approx(np.mean(shared))
+    assert 0 < recall < 1
+
+
+def test_rows_with_few_candidates_get_fewer_edges():
+    lists, scores = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[2.0, 1.0], [3.0, -torch.inf]])
+    assert weighted_list_graph(lists, scores, "score").toarray().tolist() == [[2, 1], [0, 3]]

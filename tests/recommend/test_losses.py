@@ -4,7 +4,7 @@ import scipy.sparse as sp
 import torch
 from torch.nn import functional as F
 
-from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty, info_nce
+from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty, info_nce, symmetric_product
 from mmtoolkit.recommend.sparse import SparseRows, bag
 
 
@@ -35,7 +35,7 @@ def test_info_nce_and_its_gradients_agree_with_autograd(temperature, block, monk
 
 def test_bags_multiply_both_ways_and_keep_empty_rows():
     matrix = sp.csr_array(np.array([[0, 2.0, 0], [0, 0, 0], [1, 0, 3]], np.float32))
-    rows, full = SparseRows.of(matrix, torch.device("cpu")), torch.from_numpy(matrix.toarray())
+    rows, full = SparseRows(matrix, torch.device("cpu")), torch.from_numpy(matrix.toarray())
     weight = torch.randn(3, 4, requires_grad=True)
     result = bag(weight, rows)
     result.square().sum().backward()
@@ -45,3 +45,11 @@ def test_bags_multiply_both_ways_and_keep_empty_rows():
     vector = torch.tensor([1.0, 2.0, 3.0])
     assert torch.equal(rows.times(vector), full @ vector)
     assert torch.equal(rows.transposed_times(vector), full.T @ vector)
+
+
+@pytest.mark.parametrize("width", [5, 700])
+def test_symmetric_product_is_the_product(width):
+    a = torch.randn(9, width, dtype=torch.float32)
+    weighted = torch.rand(9, 1) * a
+    found = symmetric_product(weighted, a, torch.float32)
+    assert torch.allclose(found, weighted.T @ a, atol=1e-5)

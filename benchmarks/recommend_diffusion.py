@@ -1,0 +1,146 @@
+"""Compare an epoch's diffusion (passes and one denoising) with the computation as published.
+
+    python benchmarks/recommend_diffusion.py DATA_SET_FOLDER [float32] [bfloat16]
+
+The published computation keeps both graphs as dense items x items matrices, draws noise in items
+dimensions, predicts dense rows, and denoises with two passes (with and without condition) a step. It
+is written anew here, as plainly and as fast as torch's own layers allow. Each side runs in a process of
+its own, so that its peak memory is its own; the same passes, batches and sizes on both sides.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtoolkit.core.config import config_layer, resolve, set_layers
+from mmtoolkit.core.device import describe_device, peak_memory, seed_everything
+from mmtoolkit.core.run import environment
+from mmtoolkit.recommend.config import RecommendSettings
+from mmtoolkit.recommend.data import read_folder
+from mmtoolkit.recommend.diffusion import Schedule
+from mmtoolkit.recommend.graph import behaviour_graph, semantic_graph
+from mmtoolkit.recommend.model import sinusoidal_embedding
+from mmtoolkit.recommend.train import _denoise_graph, _train_diffusion, set_up
+
+CPU = torch.device("cpu")
+
+
+class PublishedNet(nn.Module):
+    """CD-Net on dense rows."""
+
+    def __init__(self, items: int, hidden: int, width: int) -> None:
+        """Make torch's own linear layers."""
+        super().__init__()
+        self.width = width
+        self.encoder, self.decoder = nn.Linear(items, hidden), nn.Linear(hidden, items)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.mix = nn.Linear(2 * hidden + width, hidden)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, rows: Tensor, condition: Tensor | None, steps: Tensor) -> Tensor:
+        """Predict clean rows, `(batch, items)`."""
+        row = self.dropout(F.normalize(self.encoder(rows), dim=1))
+        if condition is None:
+            other = torch.zeros_like(row)
+        else:
+            other = self.dropout(F.normalize(self.encoder(condition), dim=1))
+        embedded = self.time(sinusoidal_embedding(steps, self.width))
+        predicted: Tensor = self.decoder(self.mix(torch.cat([row, other, embedded], dim=1)))
+        return predicted
+
+
+def published_epoch(settings: RecommendSettings, folder: str) -> dict[str, float]:
+    data, chosen = read_folder(Path(folder)), settings.diffusion
+    semantic = semantic_graph(data, settings.data, settings.graph.neighbours, CPU).toarray()
+    behaviour = behaviour_graph(data.train, settings.graph).toarray()
+    rows, conditions = torch.from_numpy(semantic), torch.from_numpy(behaviour)
+    net = PublishedNet(data.items, chosen.hidden, chosen.time_embedding)
+    optimizer = torch.optim.Adam(net.parameters(), chosen.learning_rate)
+    schedule = Schedule.from_settings(chosen, CPU)
+    start = time.perf_counter()
+    for _ in range(chosen.passes):
+        for batch in torch.randperm(data.items).split(chosen.batch_size):
+            clean = rows[batch]
+            steps = torch.randint(chosen.steps, (len(batch),))
+            noise = torch.randn_like(clean)
+            noisy = schedule.signal[steps, None] * clean + schedule.noise[steps, None] * noise
+            condition = conditions[batch] if torch.rand(()) >= chosen.condition_dropout else None
+            error = (clean - net(noisy, condition, steps)).square().mean(dim=1)
+            loss = (schedule.loss_weight[steps] * error).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    trained = time.perf_counter()
+    net.eval()
+    with torch.no_grad():
+        for step in range(chosen.steps - 1, -1, -1):
+            steps = torch.full((data.items,), step)
+            guided = (1 + chosen.guidance) * net(rows, conditions, steps)
+            guided -= chosen.guidance * net(rows, None, steps)
+            rows = schedule.posterior_clean[step] * guided + schedule.posterior_noisy[step] * rows
+        rows.topk(settings.graph.denoised_neighbours, dim=1)
+    return {"diffusion": trained - start, "denoising": time.perf_counter() - trained}
+
+
+def linear_epoch(settings: RecommendSettings, folder: str) -> dict[str, float]:
+    training = set_up(settings, read_folder(Path(folder)))
+    assert training.net is not None
+    _train_diffusion(training, training.net)
+    _denoise_graph(training, training.net)
+    return training.seconds
+
+
+SIDES = {"published": published_epoch, "linear": linear_epoch}
+
+
+def run_side(side: str, folder: str, precision: str) -> None:
+    changes = set_layers([f"precision={precision}", "device=cpu"])
+    settings = resolve(RecommendSettings, [config_layer("recommend", "igdmrec"), *changes]).settings
+    seed_everything(0)
+    before = peak_memory(CPU)
+    found = SIDES[side](settings, folder)
+    print(json.dumps(found | {"before": before, "peak": peak_memory(CPU)}))
+
+
+def measure(side: str, folder: str, precision: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, folder, precision, "--side", side]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found | {"total": found["diffusion"] + found["denoising"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("precision", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--side", choices=SIDES, help="run one side only, and print it as JSON")
+    options = parser.parse_args()
+    if options.side:
+        run_side(options.side, options.folder, options.precision[0])
+        return
+    print(f"{environment()['cpu']}, {describe_device(CPU)}, {Path(options.folder).name}")
+    base = measure("published", options.folder, "float32")
+    sides = {"published, float32": base}
+    for precision in options.precision:
+        sides[f"linear form, {precision}"] = measure("linear", options.folder, precision)
+    print(f"{'':24}diffusion  denoising  together  times   peak memory  (before)")
+    for name, found in sides.items():
+        print(
+            f"{name:<24}{found['diffusion']:7.1f} s{found['denoising']:9.1f} s{found['total']:8.1f} s"
+            f"{base['total'] / found['total']:7.2f}{found['peak'] / 2**30:10.2f} GiB"
+            f"{found['before'] / 2**30:8.2f} GiB"
+        )
+    assert np.isfinite(base["total"])
+
+
+if __name__ == "__main__":
+    main()
