@@ -24,6 +24,9 @@ from mmtoolkit.recommend.sparse import SparseRows, bag
 CHUNK_ENTRIES = 2**23
 """Most entries of a `(rows, hidden)` matrix that is mixed at once (32 MB in float32)."""
 
+DENOISED_ENTRIES = 2**21
+"""Likewise while denoising, where rows do not meet and small blocks are as fast as large ones."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -213,7 +216,7 @@ def denoised_lists(
     items, hidden = net.decoder.shape
     again, device = Reencoding.of(net), net.decoder.device
     linked = neighbourhood(semantic, behaviour) if candidates else None
-    step = max(1, CHUNK_ENTRIES // hidden)
+    step = max(1, DENOISED_ENTRIES // hidden)
     best, columns, found = [], [], []
     for start in range(0, items, step):
         block = slice(start, start + step)

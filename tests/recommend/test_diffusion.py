@@ -187,7 +187,8 @@ def test_chunks_and_blocks_change_nothing(monkeypatch):
         return loss, [p.grad for p in net.parameters()], lists, values
 
     whole = run()
-    monkeypatch.setattr("mmtoolkit.recommend.diffusion.CHUNK_ENTRIES", 17 * HIDDEN)
+    for name in ("CHUNK_ENTRIES", "DENOISED_ENTRIES"):
+        monkeypatch.setattr(f"mmtoolkit.recommend.diffusion.{name}", 17 * HIDDEN)
     parts = run()
     assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-4)
     for one, other in zip(parts[1], whole[1], strict=True):
