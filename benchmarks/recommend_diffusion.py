@@ -29,7 +29,9 @@ from mmtoolkit.recommend.data import read_folder
 from mmtoolkit.recommend.diffusion import Schedule
 from mmtoolkit.recommend.graph import behaviour_graph, semantic_graph
 from mmtoolkit.recommend.model import sinusoidal_embedding
-from mmtoolkit.recommend.train import _denoise_graph, _train_diffusion, set_up
+from mmtoolkit.recommend.igdmrec import Igdmrec
+from mmtoolkit.recommend.learner import Loop
+from mmtoolkit.recommend.workers import Workers
 
 CPU = torch.device("cpu")
 
@@ -92,11 +94,12 @@ def published_epoch(settings: RecommendSettings, folder: str) -> dict[str, float
 
 
 def linear_epoch(settings: RecommendSettings, folder: str) -> dict[str, float]:
-    training = set_up(settings, read_folder(Path(folder)))
-    assert training.net is not None
-    _train_diffusion(training, training.net)
-    _denoise_graph(training, training.net)
-    return training.seconds
+    model = Igdmrec(settings, read_folder(Path(folder)), CPU)
+    assert model.net is not None
+    loop = Loop(CPU, Workers.join(CPU)[0])
+    model.train_diffusion(model.net, loop)
+    model.denoise_graph(model.net, loop)
+    return loop.seconds
 
 
 SIDES = {"published": published_epoch, "linear": linear_epoch}

@@ -11,6 +11,7 @@ Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Kind = Literal["igdmrec", "freedom", "vbpr", "lightgcn", "bpr-mf", "ease", "item-knn", "popularity"]
 
 RESUMABLE = ("train.epochs", "train.patience", "train.checkpoint_every", "data.path", "device")
 """Settings that may change when a run is resumed: they do not change what an epoch computes."""
@@ -23,6 +24,10 @@ class DataSettings(Settings):
     """Folder with one `.inter` file and `<modality>_feat.npy` or `<modality>_knn10.npy`; or `demo`."""
     modalities: dict[str, Weight] = Field(default={})
     """Weight phi of each modality in the semantic graph; 0 leaves it out; empty: all, equally."""
+    false_links: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the links in the modalities' neighbour lists that are replaced by random items."""
+    feature_noise: Weight = 0.0
+    """Gaussian noise added to the features, as a multiple of each feature's deviation."""
 
     @field_validator("path")
     @classmethod
@@ -47,6 +52,8 @@ class GraphSettings(Settings):
     """Fewest users who must share two items before the items are behavioural neighbours."""
     behaviour_neighbours: Annotated[int, Field(ge=0)] = 10
     """Most behavioural neighbours of an item, itself not counted."""
+    behaviour_condition: bool = True
+    """Condition the diffusion on the behavioural graph; off: every item's condition row is empty."""
     behaviour_weights: Literal["binary", "count"] = "binary"
     """Entries of the condition rows: 1 as published, or the co-occurrence as a share of the row's largest."""
     denoised_neighbours: Count = 10
@@ -93,6 +100,10 @@ class DiffusionSettings(Settings):
     learning_rate: Positive = 1e-3
     """Adam's step size for CD-Net."""
 
+    def batch_of(self, items: int) -> int:
+        """Return the rows of a batch for a catalogue of `items`."""
+        return max(self.batch_size, -(-items // self.max_batches))
+
     @model_validator(mode="after")
     def _schedule_is_possible(self) -> Self:
         if self.noise_max < self.noise_min:
@@ -103,8 +114,10 @@ class DiffusionSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The recommender: LightGCN plus one propagation on an item graph."""
+    """The recommender: IGDMRec (LightGCN plus one propagation on an item graph), or a peer."""
 
+    kind: Kind = "igdmrec"
+    """Which model: IGDMRec, or a peer to compare it with."""
     embedding: Count = 64
     """Width of the user and item embeddings."""
     layers: Annotated[int, Field(ge=0)] = 2
@@ -112,11 +125,28 @@ class ModelSettings(Settings):
     layer_combination: Literal["last", "mean"] = "last"
     """Take the last layer as published, or the mean over layers as LightGCN does."""
     item_graph: Literal["denoised", "semantic"] = "denoised"
-    """Graph of the item propagation; `semantic` switches the diffusion off."""
+    """Graph of IGDMRec's item propagation; `semantic` switches the diffusion off."""
+
+
+class PeerSettings(Settings):
+    """What only one of the peers has; the rest they share with IGDMRec."""
+
+    knn_neighbours: Count = 100
+    """item-knn: most similar items that vote for an item."""
+    knn_shrinkage: Weight = 10.0
+    """item-knn: added to the denominator of the cosine, so that rarely bought pairs count less."""
+    ease_ridge: Positive = 250.0
+    """ease: L2 penalty lambda on the item weights."""
+    freedom_kept_edges: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """freedom: share of the user-item edges that an epoch propagates on."""
+    freedom_item_layers: Annotated[int, Field(ge=0)] = 1
+    """freedom: propagations on the frozen item graph."""
+    freedom_modality_weight: Weight = 1e-3
+    """freedom: weight of the ranking loss on the projected features, where there are features."""
 
 
 class TrainSettings(Settings):
-    """Joint training of both networks."""
+    """Training of the networks; the closed forms (ease, item-knn, popularity) need none of it."""
 
     epochs: Count = 1000
     """Most epochs."""
@@ -133,7 +163,7 @@ class TrainSettings(Settings):
     contrast_temperature: Positive = 0.2
     """Temperature tau of InfoNCE."""
     embedding_penalty: Weight = 1e-7
-    """Weight of the squared norm of the representations in use."""
+    """Weight of the squared norm of the representations in use (peers: of the embeddings in use)."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; a better epoch is always kept."""
 
@@ -169,6 +199,7 @@ class RecommendSettings(Settings):
     graph: GraphSettings = GraphSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
     model: ModelSettings = ModelSettings()
+    peers: PeerSettings = PeerSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 

@@ -1,7 +1,8 @@
 """Full ranking over all items, and the metrics of the field (definitions of MMRec)."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -9,22 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import EvaluateSettings
 from mmtoolkit.recommend.data import IntArray, RecommendData
+from mmtoolkit.recommend.learner import Embeddings
 from mmtoolkit.recommend.load import Model
 
 SplitName = Literal["validation", "test"]
-MEASURES = ("recall", "ndcg", "precision", "map")
+Scores = Callable[[IntArray], Tensor]
+RANKED: tuple[SplitName, ...] = ("validation", "test")
+"""Splits that are ranked."""
 
 
-def top_items(
-    users: Tensor, items: Tensor, seen: sp.csr_array, chosen: IntArray, k: int, batch_size: int
+def rank_unseen(
+    scores: Scores, seen: sp.csr_array, chosen: IntArray, k: int, batch_size: int
 ) -> Iterator[tuple[IntArray, Tensor, Tensor]]:
     """Rank all unseen items for some users, a block of users at a time.
 
     Args:
-        users: representations, `(users, width)`.
-        items: representations, `(items, width)`.
+        scores: from ids of users `(block,)` to a new array `(block, items)`.
         seen: `(users, items)`, what must not be recommended.
         chosen: ids of the users to rank for.
         k: length of the lists (at most the number of items).
@@ -34,14 +38,21 @@ def top_items(
         User ids `(block,)`, item ids and scores `(block, k)`, best first. Where fewer than k items are
         unseen, the scores behind them are -inf.
     """
-    k = min(k, len(items))
+    k = min(k, seen.shape[1])
     for start in range(0, len(chosen), batch_size):
         block = chosen[start : start + batch_size]
-        scores = users[torch.from_numpy(block).to(users.device)] @ items.T
+        values = scores(block)
         rows, columns = _entries(seen, block)
-        scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-        best = scores.topk(k, dim=1)
+        values[rows.to(values.device), columns.to(values.device)] = -torch.inf
+        best = values.topk(k, dim=1)
         yield block, best.indices, best.values
+
+
+def top_items(
+    users: Tensor, items: Tensor, seen: sp.csr_array, chosen: IntArray, k: int, batch_size: int
+) -> Iterator[tuple[IntArray, Tensor, Tensor]]:
+    """Rank by inner products of representations, see :func:`rank_unseen`."""
+    return rank_unseen(Embeddings(users, items).scores, seen, chosen, k, batch_size)
 
 
 def ranking_metrics(
@@ -77,16 +88,28 @@ def ranking_metrics(
     return scores
 
 
-def score_users(
-    users: Tensor, items: Tensor, data: RecommendData, split: SplitName, settings: EvaluateSettings
-) -> dict[str, NDArray[np.float64]]:
-    """Rank all items for every user with a positive in a split, and score each user's list.
+@dataclass(frozen=True)
+class Lists:
+    """Ranked lists of the users with a positive in a split.
+
+    Attributes:
+        users: their ids, `(users,)`.
+        items: best unseen items, `(users, k)`, best first; -1 where fewer than k are unseen.
+        hits: whether each of them is a positive, `(users, k)`.
+        positives: number of positives of each user, `(users,)`.
+    """
+
+    users: IntArray
+    items: IntArray
+    hits: NDArray[np.bool_]
+    positives: IntArray
+
+
+def rank_split(scores: Scores, data: RecommendData, split: SplitName, settings: EvaluateSettings) -> Lists:
+    """Rank all items for every user with a positive in a split.
 
     Training items are left out of the lists; on the test split `mask_validation` leaves out the
     validation items too.
-
-    Returns:
-        `user`, the ids, and one array for each metric, all `(users with a positive,)`.
     """
     truth = data.split(split)
     counts = np.diff(truth.indptr).astype(np.int64)
@@ -94,30 +117,49 @@ def score_users(
     seen = data.train
     if split == "test" and settings.mask_validation:
         seen = sp.csr_array(data.train + data.validation)
-    parts = []
-    for block, ranked, scores in top_items(
-        users, items, seen, chosen, settings.top_k[-1], settings.batch_size
-    ):
-        relevant = torch.zeros(len(block), data.items, dtype=torch.bool, device=users.device)
+    items, hits = [], []
+    for block, ranked, values in rank_unseen(scores, seen, chosen, settings.top_k[-1], settings.batch_size):
+        relevant = torch.zeros(len(block), data.items, dtype=torch.bool, device=ranked.device)
         rows, columns = _entries(truth, block)
-        relevant[rows.to(users.device), columns.to(users.device)] = True
-        hits = relevant.gather(1, ranked) & scores.isfinite()
-        parts.append(hits.cpu().numpy())
-    metrics = ranking_metrics(np.concatenate(parts), counts[chosen], settings.top_k)
-    return {"user": chosen.astype(np.float64), **metrics}
+        relevant[rows.to(ranked.device), columns.to(ranked.device)] = True
+        there = values.isfinite()
+        hits.append((relevant.gather(1, ranked) & there).cpu().numpy())
+        items.append(ranked.where(there, -1).cpu().numpy())
+    return Lists(chosen, np.concatenate(items), np.concatenate(hits), counts[chosen])
 
 
-def mean_metrics(
-    users: Tensor, items: Tensor, data: RecommendData, split: SplitName, settings: EvaluateSettings
-) -> dict[str, float]:
-    """Average :func:`score_users` over the users."""
-    scores = score_users(users, items, data, split, settings)
+def score_users(
+    scores: Scores, data: RecommendData, split: SplitName, settings: EvaluateSettings
+) -> dict[str, NDArray[np.float64]]:
+    """Rank all items for every user with a positive in a split, and score each user's list.
+
+    Returns:
+        `user`, the ids, and one array for each metric, all `(users with a positive,)`.
+    """
+    return score_lists(rank_split(scores, data, split, settings), settings.top_k)
+
+
+def score_lists(lists: Lists, cutoffs: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """Score ranked lists, see :func:`score_users`."""
+    metrics = ranking_metrics(lists.hits, lists.positives, cutoffs)
+    return {"user": lists.users.astype(np.float64), **metrics}
+
+
+def means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Average the metrics of :func:`score_users` over the users."""
     return {name: float(values.mean()) for name, values in scores.items() if name != "user"}
+
+
+def write_user_scores(run: RunDirectory, split: SplitName, scores: Mapping[str, NDArray[np.float64]]) -> None:
+    """Keep each user's metrics in `users_<split>.npz`, for paired comparisons between runs."""
+    small: dict[str, Any] = {name: values.astype(np.float32) for name, values in scores.items()}
+    small["user"] = scores["user"].astype(np.int64)
+    np.savez_compressed(run.path / f"users_{split}.npz", **small)
 
 
 def evaluate(model: Model, split: SplitName) -> dict[str, float]:
     """Score a trained model on a split, with the cut-offs of its run."""
-    return mean_metrics(model.users, model.items, model.data, split, model.settings.evaluate)
+    return means(score_users(model.scores, model.data, split, model.settings.evaluate))
 
 
 def _entries(matrix: sp.csr_array, rows: IntArray) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Load a trained run for evaluation and prediction."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,21 +8,30 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from mmtoolkit.core.checkpoint import (
-    BEST,
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    matching_weights,
-)
+from mmtoolkit.core.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from mmtoolkit.core.config import Layer, config_layer, nested, resolve
 from mmtoolkit.core.device import DeviceName, resolve_device
 from mmtoolkit.core.errors import CheckpointError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import RecommendData, load_data
-from mmtoolkit.recommend.graph import Graph, user_item_graph
-from mmtoolkit.recommend.model import Recommender
+from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
+from mmtoolkit.recommend.igdmrec import Igdmrec, stored_item_graph, stored_scorer
+from mmtoolkit.recommend.learner import Embeddings, Learner, Scorer
+from mmtoolkit.recommend.noise import spoil
+from mmtoolkit.recommend.peers.closed import Ease, ItemKnn, Popularity
+from mmtoolkit.recommend.peers.learned import BprMf, Freedom, LightGcn, Vbpr
+
+LEARNERS: dict[str, Callable[[RecommendSettings, RecommendData, torch.device], Learner]] = {
+    "igdmrec": Igdmrec,
+    "freedom": Freedom,
+    "vbpr": Vbpr,
+    "lightgcn": LightGcn,
+    "bpr-mf": BprMf,
+    "ease": Ease,
+    "item-knn": ItemKnn,
+    "popularity": Popularity,
+}
+"""By `model.kind`."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +41,38 @@ class Model:
     Attributes:
         settings: of the run.
         data: the data set that it was trained on.
-        users: representations, `(users, width)`.
-        items: representations, `(items, width)`; the score is their inner product.
+        scorer: what ranks.
+        weights: what the checkpoint stores, by name; `recommender.users` and `recommender.items` are
+            the embeddings before any propagation, where the model has them.
+        item_graph: normalised item graph that the representations use, `(items, items)`, or None.
     """
 
     settings: RecommendSettings
     data: RecommendData
-    users: Tensor
-    items: Tensor
+    scorer: Scorer
+    weights: Mapping[str, Tensor]
+    item_graph: sp.csr_array | None
+
+    @property
+    def users(self) -> Tensor | None:
+        """Representations `(users, width)`; None where scores are no inner products."""
+        return self.scorer.users if isinstance(self.scorer, Embeddings) else None
+
+    @property
+    def items(self) -> Tensor | None:
+        """Representations `(items, width)`; None where scores are no inner products."""
+        return self.scorer.items if isinstance(self.scorer, Embeddings) else None
+
+    def scores(self, users: IntArray) -> Tensor:
+        """Score all items for some users, `(users,)` to a new array `(users, items)`."""
+        return self.scorer.scores(users)
 
 
-@torch.no_grad()
+def make_learner(settings: RecommendSettings, data: RecommendData, device: torch.device) -> Learner:
+    """Make the model of `model.kind`, untrained, on data spoilt as `data` in the settings says."""
+    return LEARNERS[settings.model.kind](settings, spoil(data, settings, device), device)
+
+
 def load_model(checkpoint: Path, data: Path | None = None, device: DeviceName = "auto") -> Model:
     """Load the best checkpoint of a run, or one checkpoint, with the data set behind it.
 
@@ -63,11 +94,14 @@ def load_model(checkpoint: Path, data: Path | None = None, device: DeviceName = 
     interactions = load_data(settings.data.path)
     stored = load_checkpoint(path, state=False)
     check_data(stored, interactions, path)
-    recommender = Recommender(interactions.users, interactions.items, settings.model)
-    item_graph = Graph.from_scipy(load_weights(recommender, stored, path), place)
-    user_item = Graph.from_scipy(user_item_graph(interactions.train), place)
-    users, items = recommender.to(place)(user_item, item_graph)
-    return Model(settings, interactions, users, items)
+    if settings.model.kind == "igdmrec":
+        scorer: Scorer = stored_scorer(settings, interactions, stored, path, place)
+        item_graph: sp.csr_array | None = stored_item_graph(stored, interactions.items)
+    else:
+        learner = make_learner(settings, interactions, place)
+        learner.load_weights(stored, path)
+        scorer, item_graph = learner.scorer(), learner.item_graph
+    return Model(settings, interactions, scorer, stored.model, item_graph)
 
 
 def _locate(checkpoint: Path) -> tuple[RunDirectory, Path]:
@@ -91,14 +125,3 @@ def check_data(checkpoint: Checkpoint, data: RecommendData, path: Path) -> None:
             f"{path}: trained on other interactions than those of '{data.name}'; "
             "give its own data set with --data"
         )
-
-
-def load_weights(recommender: Recommender, checkpoint: Checkpoint, path: Path) -> sp.csr_array:
-    """Fill the recommender from a checkpoint and return the item graph that belongs to it."""
-    wanted = {f"recommender.{k}": v for k, v in recommender.state_dict().items()}
-    weights = matching_weights(checkpoint.model, wanted, path)
-    recommender.load_state_dict({k.partition(".")[2]: v for k, v in weights.items()})
-    index = checkpoint.model["item_graph.index"].numpy()
-    items = len(recommender.items)
-    values = checkpoint.model["item_graph.weights"].numpy()
-    return sp.csr_array((values, (index[0], index[1])), shape=(items, items))

@@ -1,17 +1,13 @@
-"""Train IGDMRec: each epoch teaches CD-Net, denoises the item graph and teaches the recommender."""
+"""Train IGDMRec or a peer: epochs of what the model does first, of triples, and of validation."""
 
 import math
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from mmtoolkit.core.checkpoint import (
     BEST,
@@ -28,29 +24,17 @@ from mmtoolkit.core.device import (
     restore_rng,
     seed_everything,
 )
-from mmtoolkit.core.errors import DivergenceError, RunError
+from mmtoolkit.core.errors import RunError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
-from mmtoolkit.recommend.diffusion import Schedule, denoised_lists, training_loss
-from mmtoolkit.recommend.evaluate import mean_metrics
-from mmtoolkit.recommend.graph import (
-    Graph,
-    behaviour_graph,
-    edge_purity,
-    normalise_symmetric,
-    semantic_graph,
-    user_item_graph,
-    weighted_list_graph,
-)
-from mmtoolkit.recommend.load import check_data, load_weights
-from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty, info_nce
-from mmtoolkit.recommend.model import CDNet, Recommender
+from mmtoolkit.recommend.evaluate import RANKED, means, score_users, write_user_scores
+from mmtoolkit.recommend.learner import Learner, Loop
+from mmtoolkit.recommend.load import check_data, make_learner
 from mmtoolkit.recommend.report import write_run_report
-from mmtoolkit.recommend.search import EXACT_UP_TO
-from mmtoolkit.recommend.sparse import SparseRows
+from mmtoolkit.recommend.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -73,39 +57,22 @@ class TrainResult:
 
 @dataclass
 class Training:
-    """Everything that training holds; `epoch`, `best_*` and the item graph change as it goes."""
+    """Everything that training holds; the loop and `best_*` change as it goes."""
 
     settings: RecommendSettings
     data: RecommendData
-    device: torch.device
-    semantic: sp.csr_array
-    behaviour: sp.csr_array
-    user_item: Graph
-    semantic_normalised: Graph
-    schedule: Schedule
-    net: CDNet | None
-    recommender: Recommender
-    optimizers: dict[str, torch.optim.Optimizer]
-    item_graph: sp.csr_array
-    epoch: int = 0
+    learner: Learner
+    loop: Loop
     best_epoch: int = 0
     best_score: float = -1.0
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
-        """Tell whether the epochs or the patience are used up."""
-        train = self.settings.train
-        return self.epoch >= train.epochs or self.epoch - self.best_epoch >= train.patience
-
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to a stage of this epoch."""
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[stage] = self.seconds.get(stage, 0) + time.perf_counter() - start
+        """Whether the epochs or the patience are used up; a closed form needs one epoch."""
+        settings, epoch = self.settings.train, self.loop.epoch
+        if not self.learner.optimizers:
+            return epoch > 0
+        return epoch >= settings.epochs or epoch - self.best_epoch >= settings.patience
 
 
 def train(
@@ -131,6 +98,9 @@ def train(
     training = set_up(settings, load_data(settings.data.path) if data is None else data)
     if resume:
         restore(training, run)
+    if not training.loop.workers.is_main:
+        fit(training, run)
+        return _finish(training, run)
     run.start()
     with run.logging():
         logger.info("%s", _describe(training))
@@ -140,152 +110,73 @@ def train(
 
 def set_up(settings: RecommendSettings, data: RecommendData) -> Training:
     """Build graphs, networks and optimizers; the seed fixes all of them."""
-    device = resolve_device(settings.device)
+    workers, device = Workers.join(resolve_device(settings.device))
     seed_everything(settings.seed)
-    semantic = semantic_graph(data, settings.data, settings.graph.neighbours, device)
-    net = None
-    if settings.model.item_graph == "denoised":
-        net = CDNet(data.items, settings.diffusion, getattr(torch, settings.precision)).to(device)
-    recommender = Recommender(data.users, data.items, settings.model).to(device)
-    normalised = normalise_symmetric(semantic)
-    return Training(
-        settings=settings,
-        data=data,
-        device=device,
-        semantic=semantic,
-        behaviour=behaviour_graph(data.train, settings.graph),
-        user_item=Graph.from_scipy(user_item_graph(data.train), device),
-        semantic_normalised=Graph.from_scipy(normalised, device),
-        schedule=Schedule.from_settings(settings.diffusion, device),
-        net=net,
-        recommender=recommender,
-        optimizers=_optimizers(settings, net, recommender),
-        item_graph=normalised,
-    )
+    learner = make_learner(settings, data, device)
+    return Training(settings, data, learner, Loop(device, workers))
 
 
-def _optimizers(
-    settings: RecommendSettings, net: CDNet | None, recommender: Recommender
-) -> dict[str, torch.optim.Optimizer]:
-    rate = settings.train.learning_rate
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "recommender": torch.optim.Adam(recommender.parameters(), rate, fused=True)
-    }
-    if net is not None:
-        rate = settings.diffusion.learning_rate
-        optimizers["cdnet"] = torch.optim.Adam(net.parameters(), rate, fused=True)
-    return optimizers
+def epochs(training: Training) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Run epochs until they or the patience are used up.
+
+    Yields:
+        What an epoch measured, and whether its validation score is the best so far.
+    """
+    monitor = training.settings.train.monitor
+    while not training.finished:
+        record = train_epoch(training)
+        better = record[monitor] > training.best_score
+        if better:
+            training.best_epoch, training.best_score = training.loop.epoch, record[monitor]
+        yield record, better
 
 
 def fit(training: Training, run: RunDirectory) -> None:
-    """Run epochs until they or the patience are used up; every one leaves a line in metrics.jsonl."""
-    settings = training.settings.train
-    with progress_bar("epochs, at most", settings.epochs, training.epoch) as advance:
-        while not training.finished:
-            record = train_epoch(training)
-            score = record[settings.monitor]
-            better = score > training.best_score
-            if better:
-                training.best_epoch, training.best_score = training.epoch, score
-            run.log_metrics(record)
-            if better or training.finished or training.epoch % settings.checkpoint_every == 0:
-                save(training, run, best=better)
+    """Run the epochs; every one leaves a line in metrics.jsonl, some a checkpoint."""
+    settings, loop = training.settings.train, training.loop
+    most = settings.epochs if training.learner.optimizers else 1
+    with progress_bar("epochs, at most", most, loop.epoch) as advance:
+        for record, better in epochs(training):
             note = (
-                f"{settings.monitor} {score:.4f}, "
+                f"{settings.monitor} {record[settings.monitor]:.4f}, "
                 f"best {training.best_score:.4f} at epoch {training.best_epoch}"
             )
+            if loop.workers.is_main:
+                run.log_metrics(record)
+                if better or training.finished or loop.epoch % settings.checkpoint_every == 0:
+                    save(training, run, best=better)
+                logger.info("epoch %d: %s, %.1f s", loop.epoch, note, record["seconds"])
             advance(note)
-            logger.info("epoch %d: %s, %.1f s", training.epoch, note, record["seconds"])
 
 
 def train_epoch(training: Training) -> dict[str, Any]:
     """Run one epoch and return its losses, validation metrics and seconds by stage."""
-    training.epoch += 1
-    training.seconds = {}
-    record: dict[str, Any] = {"epoch": training.epoch}
-    if training.net is not None:
-        record |= _train_diffusion(training, training.net)
-        record |= _denoise_graph(training, training.net)
-    record |= _train_recommender(training)
-    with training.clock("evaluation"):
-        users, items = representations(training)
-        record |= mean_metrics(users, items, training.data, "validation", training.settings.evaluate)
-    stages = {f"seconds_{stage}": round(s, 3) for stage, s in training.seconds.items()}
-    total = round(sum(training.seconds.values()), 3)
-    return record | stages | {"seconds": total, "peak_memory": peak_memory(training.device)}
+    loop, learner = training.loop, training.learner
+    loop.epoch += 1
+    loop.seconds = {}
+    record: dict[str, Any] = {"epoch": loop.epoch}
+    record |= learner.begin_epoch(loop)
+    if "recommender" in learner.optimizers:
+        record |= _train_on_triples(training)
+    with loop.clock("evaluation"):
+        scores = learner.scorer().scores
+        record |= means(score_users(scores, training.data, "validation", training.settings.evaluate))
+    stages = {f"seconds_{stage}": round(s, 3) for stage, s in loop.seconds.items()}
+    total = round(sum(loop.seconds.values()), 3)
+    return record | stages | {"seconds": total, "peak_memory": peak_memory(loop.device)}
 
 
-def _train_diffusion(training: Training, net: CDNet) -> dict[str, float]:
-    """Teach CD-Net for some passes over the rows of the item graph."""
-    settings, items = training.settings.diffusion, training.data.items
-    net.train()
+def _train_on_triples(training: Training) -> dict[str, float]:
+    """Teach the recommender for one pass over the training interactions."""
+    learner, loop = training.learner, training.loop
     losses = []
-    with training.clock("diffusion"):
-        size = max(settings.batch_size, -(-items // settings.max_batches))
-        for _ in range(settings.passes):
-            for rows in torch.randperm(items).split(size):
-                chosen = np.sort(rows.numpy())
-                clean = SparseRows(sp.csr_array(training.semantic[chosen]), training.device)
-                condition = SparseRows(sp.csr_array(training.behaviour[chosen]), training.device)
-                loss = training_loss(net, training.schedule, clean, condition, settings)
-                losses.append(_step(training, "cdnet", loss))
-    return {"loss_diffusion": float(np.mean(losses))}
-
-
-def _denoise_graph(training: Training, net: CDNet) -> dict[str, float]:
-    """Replace the item graph by the denoised one, and say how much of the semantic graph it keeps."""
-    graph = training.settings.graph
-    net.eval()
-    with training.clock("denoising"):
-        few = graph.search == "candidates" or (graph.search == "auto" and training.data.items > EXACT_UP_TO)
-        lists, scores, recall = denoised_lists(
-            net,
-            training.schedule,
-            training.semantic,
-            training.behaviour,
-            training.settings.diffusion.guidance,
-            graph.denoised_neighbours,
-            candidates=few,
-        )
-        denoised = weighted_list_graph(lists, scores, graph.denoised_weights)
-        training.item_graph = normalise_symmetric(denoised)
-    kept = (denoised != 0).multiply(training.semantic != 0).nnz / max(1, training.semantic.nnz)
-    facts = {"kept_semantic_edges": kept}
-    if few:
-        facts["search_recall"] = recall
-    if training.data.groups is not None:
-        facts["purity_denoised"] = edge_purity(denoised, training.data.groups)
-    return facts
-
-
-def _train_recommender(training: Training) -> dict[str, float]:
-    """Teach the embeddings for one pass over the training interactions (step 6 of the method)."""
-    settings = training.settings.train
-    losses = []
-    with training.clock("recommender"):
-        item_graph = Graph.from_scipy(training.item_graph, training.device)
+    with loop.clock("recommender"):
         triples = torch.from_numpy(sample_triples(training.data.train))
-        for batch in triples[torch.randperm(len(triples))].split(settings.batch_size):
-            loss = _recommender_loss(training, item_graph, batch.to(training.device))
-            losses.append(_step(training, "recommender", loss))
+        for batch in triples[torch.randperm(len(triples))].split(training.settings.train.batch_size):
+            own = loop.workers.share(batch).to(loop.device)
+            loss = loop.workers.part(learner.loss(own), len(batch))
+            losses.append(loop.step("recommender", learner.optimizers["recommender"], loss))
     return {"loss_recommender": float(np.mean(losses))}
-
-
-def _recommender_loss(training: Training, item_graph: Graph, batch: Tensor) -> Tensor:
-    settings, recommender = training.settings.train, training.recommender
-    users, items = recommender.collaborative(training.user_item)
-    view = items + item_graph.propagate(recommender.items)
-    # embedding's gradient adds up in a fixed order; that of plain indexing does not
-    user, positive, negative = (
-        F.embedding(ids, rows) for rows, ids in zip((users, view, view), batch.T, strict=True)
-    )
-    loss = bpr_loss(user, positive, negative)
-    loss = loss + settings.embedding_penalty * embedding_penalty(user, positive, negative)
-    if training.net is not None and settings.contrast_weight:
-        other = items + training.semantic_normalised.propagate(recommender.items)
-        contrast = info_nce(view, other, batch[:, 1], settings.contrast_temperature)
-        loss = loss + settings.contrast_weight * contrast
-    return loss
 
 
 def sample_triples(train: sp.csr_array) -> IntArray:
@@ -308,42 +199,18 @@ def sample_triples(train: sp.csr_array) -> IntArray:
     return np.stack([users, positives, negatives], axis=1)
 
 
-def _step(training: Training, name: str, loss: Tensor) -> float:
-    value = loss.item()
-    if not np.isfinite(value):
-        where = {"cdnet": "diffusion.learning_rate", "recommender": "train.learning_rate"}[name]
-        raise DivergenceError(f"epoch {training.epoch}: the loss of the {name} is {value}; lower {where}")
-    optimizer = training.optimizers[name]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return value
-
-
-@torch.no_grad()
-def representations(training: Training) -> tuple[Tensor, Tensor]:
-    """Return what is ranked with: users `(users, width)` and items `(items, width)`."""
-    item_graph = Graph.from_scipy(training.item_graph, training.device)
-    users, items = training.recommender(training.user_item, item_graph)
-    return users, items
-
-
 def save(training: Training, run: RunDirectory, *, best: bool) -> None:
     """Write a checkpoint of the epoch that has just ended."""
-    graph = training.item_graph.tocoo()
-    model = {f"recommender.{k}": v for k, v in training.recommender.state_dict().items()}
-    model["item_graph.index"] = torch.from_numpy(np.stack([graph.row, graph.col]).astype(np.int32))
-    model["item_graph.weights"] = torch.from_numpy(graph.data.astype(np.float32))
-    state = {
-        "cdnet": {} if training.net is None else training.net.state_dict(),
-        "optimizers": {name: opt.state_dict() for name, opt in training.optimizers.items()},
+    learner = training.learner
+    state = learner.state() | {
+        "optimizers": {name: opt.state_dict() for name, opt in learner.optimizers.items()},
         "rng": capture_rng(),
         "best_epoch": training.best_epoch,
         "best_score": training.best_score,
     }
     meta = {"engine": "recommend", "data": training.data.fingerprint()}
-    checkpoint = Checkpoint(model, state, meta)
-    save_checkpoint(run.checkpoints, training.epoch, checkpoint, best=best)
+    checkpoint = Checkpoint(learner.weights(), state, meta)
+    save_checkpoint(run.checkpoints, training.loop.epoch, checkpoint, best=best)
 
 
 def restore(training: Training, run: RunDirectory) -> None:
@@ -355,55 +222,50 @@ def restore(training: Training, run: RunDirectory) -> None:
     path = find_checkpoint(run.checkpoints)
     checkpoint = load_checkpoint(path)
     check_data(checkpoint, training.data, path)
-    training.epoch = checkpoint.meta["step"]
-    training.item_graph = load_weights(training.recommender, checkpoint, path)
-    if training.net is not None:
-        training.net.load_state_dict(checkpoint.state["cdnet"])
-    for name, optimizer in training.optimizers.items():
+    training.loop.epoch = checkpoint.meta["step"]
+    training.learner.load_weights(checkpoint, path)
+    training.learner.load_state(checkpoint.state)
+    for name, optimizer in training.learner.optimizers.items():
         optimizer.load_state_dict(checkpoint.state["optimizers"][name])
     training.best_epoch = checkpoint.state["best_epoch"]
     training.best_score = checkpoint.state["best_score"]
     restore_rng(checkpoint.state["rng"])
-    run.rewind_metrics("epoch", training.epoch)
-    logger.info("resumed after epoch %d", training.epoch)
+    if training.loop.workers.is_main:
+        run.rewind_metrics("epoch", training.loop.epoch)
+    logger.info("resumed after epoch %d", training.loop.epoch)
 
 
 def _finish(training: Training, run: RunDirectory) -> TrainResult:
     """Restore the best epoch, rank for validation and test once, and write what came out."""
     if not training.best_epoch:
         raise RunError("no epoch was trained; raise train.epochs")
+    training.loop.workers.wait()  # until the main process has written the best checkpoint
     path = find_checkpoint(run.checkpoints, BEST)
-    training.item_graph = load_weights(training.recommender, load_checkpoint(path, state=False), path)
-    users, items = representations(training)
-    settings, data = training.settings, training.data
-    validation, test = (
-        mean_metrics(users, items, data, split, settings.evaluate) for split in ("validation", "test")
+    training.learner.load_weights(load_checkpoint(path, state=False), path)
+    settings, data, scorer = training.settings, training.data, training.learner.scorer()
+    users = {split: score_users(scorer.scores, data, split, settings.evaluate) for split in RANKED}
+    result = TrainResult(
+        training.loop.epoch,
+        training.best_epoch,
+        means(users["validation"]),
+        means(users["test"]),
+        training.learner.purities(),
     )
-    result = TrainResult(training.epoch, training.best_epoch, validation, test, _graph_facts(training))
-    run.write_results(asdict(result) | {"device": describe_device(training.device)})
-    write_run_report(run, data, result)
+    if training.loop.workers.is_main:
+        for split, scores in users.items():
+            write_user_scores(run, split, scores)
+        run.write_results(asdict(result) | {"device": describe_device(training.loop.device)})
+        write_run_report(run, data, result)
     return result
 
 
-def _graph_facts(training: Training) -> dict[str, float]:
-    """Judge the item graphs against the planted groups, where the data set has them."""
-    groups = training.data.groups
-    if groups is None:
-        return {}
-    facts = {
-        "purity_semantic": edge_purity(training.semantic, groups),
-        "purity_behaviour": edge_purity(training.behaviour, groups),
-    }
-    if training.net is not None:
-        facts["purity_denoised"] = edge_purity(training.item_graph, groups)
-    return facts
-
-
 def _describe(training: Training) -> str:
-    data = training.data
+    data, workers = training.data, training.loop.workers
+    together = f", {workers.count} processes" if workers.count > 1 else ""
     return (
-        f"{data.name}: {data.users:,} users, {data.items:,} items, {data.train.nnz:,} training "
-        f"interactions, modalities {', '.join(data.modalities)}; on {describe_device(training.device)}"
+        f"{training.settings.model.kind} on {data.name}: {data.users:,} users, {data.items:,} items, "
+        f"{data.train.nnz:,} training interactions, modalities {', '.join(data.modalities)}; "
+        f"on {describe_device(training.loop.device)}{together}"
     )
 
 
@@ -414,26 +276,24 @@ def describe_work(settings: RecommendSettings) -> dict[str, int | str]:
         DataError: if the data set cannot be used.
     """
     training = set_up(settings, load_data(settings.data.path))
-    data, diffusion = training.data, settings.diffusion
+    data, optimizers = training.data, training.learner.optimizers
     parameters = {
         name: sum(p.numel() for group in opt.param_groups for p in group["params"])
-        for name, opt in training.optimizers.items()
+        for name, opt in optimizers.items()
     }
     facts: dict[str, int | str] = {
+        "model": settings.model.kind,
         "data": data.name,
         "users": data.users,
         "items": data.items,
         "interactions": data.train.nnz,
         "modalities": ", ".join(data.modalities),
-        "semantic_edges": training.semantic.nnz,
-        "behaviour_edges": training.behaviour.nnz - data.items,
-        "parameters_recommender": parameters["recommender"],
-        "steps_recommender": math.ceil(data.train.nnz / settings.train.batch_size),
-        "device": describe_device(training.device),
+        **training.learner.sizes(),
     }
-    if training.net is not None:
-        batches = math.ceil(data.items / diffusion.batch_size)
-        facts["parameters_cdnet"] = parameters["cdnet"]
-        facts["steps_cdnet"] = diffusion.passes * batches
-    facts["checkpoint_bytes"] = 12 * sum(parameters.values())
+    if "recommender" in optimizers:
+        facts["steps_recommender"] = math.ceil(data.train.nnz / settings.train.batch_size)
+    facts |= {f"parameters_{name}": count for name, count in parameters.items()}
+    facts["device"] = describe_device(training.loop.device)
+    if parameters:
+        facts["checkpoint_bytes"] = 12 * sum(parameters.values())
     return facts

@@ -6,7 +6,8 @@ import torch
 
 from mmtoolkit.recommend.config import EvaluateSettings
 from mmtoolkit.recommend.data import RecommendData
-from mmtoolkit.recommend.evaluate import ranking_metrics, score_users, top_items
+from mmtoolkit.recommend.evaluate import rank_unseen, ranking_metrics, score_users
+from mmtoolkit.recommend.learner import Embeddings
 
 
 def test_metrics_by_hand():
@@ -47,7 +48,7 @@ def oracle(user_scores, seen, positives, k):
 def test_full_ranking_agrees_with_a_loop_over_users(tiny_data: RecommendData, split, mask):
     users, items = torch.randn(tiny_data.users, 5), torch.randn(tiny_data.items, 5)
     settings = EvaluateSettings(top_k=(3, 7), batch_size=9, mask_validation=mask)
-    found = score_users(users, items, tiny_data, split, settings)
+    found = score_users(Embeddings(users, items).scores, tiny_data, split, settings)
     for place, user in enumerate(found["user"].astype(int)):
         seen = set(tiny_data.train[[user]].indices)
         if mask:
@@ -69,14 +70,15 @@ def test_users_without_a_positive_are_left_out(tiny_data: RecommendData):
     import scipy.sparse as sp
 
     data = dataclasses.replace(tiny_data, test=sp.csr_array(test.tocsr()))
-    found = score_users(torch.randn(80, 2), torch.randn(60, 2), data, "test", EvaluateSettings())
+    scores = Embeddings(torch.randn(80, 2), torch.randn(60, 2)).scores
+    found = score_users(scores, data, "test", EvaluateSettings())
     assert 0 not in found["user"]
     assert len(found["user"]) == 79
 
 
 def test_seen_items_never_appear(tiny_data: RecommendData):
-    users, items = torch.randn(80, 3), torch.randn(60, 3)
-    for block, ranked, scores in top_items(users, items, tiny_data.train, np.arange(80), 60, 16):
+    model = Embeddings(torch.randn(80, 3), torch.randn(60, 3))
+    for block, ranked, scores in rank_unseen(model.scores, tiny_data.train, np.arange(80), 60, 16):
         for user, row, values in zip(block, ranked.tolist(), scores.tolist(), strict=True):
             shown = {item for item, value in zip(row, values, strict=True) if value > -math.inf}
             assert shown == set(range(60)) - set(tiny_data.train[[user]].indices)

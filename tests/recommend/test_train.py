@@ -152,6 +152,6 @@ def test_an_epoch_of_real_batch_size_repeats_to_the_bit(tiny_settings):
     for _ in range(3):
         training = set_up(settings, data)
         train_epoch(training)
-        ends.append(training.recommender.state_dict())
+        ends.append(training.learner.weights())
     assert_equal(ends[0], ends[1])
     assert_equal(ends[0], ends[2])

@@ -1,0 +1,1 @@
+"""The models that IGDMRec is compared with, on the same data, splits and metrics."""

@@ -1,0 +1,84 @@
+"""The processes that train one model together: each computes its share of the rows of a batch.
+
+Every process holds all weights and draws the same random numbers; losses and gradients are summed over
+the processes, so that many processes compute what one would, up to the order of the sums.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from mmtoolkit.core.device import make_accelerator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process's place among those that `accelerate launch` or `torchrun` started.
+
+    Attributes:
+        rank: number of this process; 0 writes the run.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+    _accelerator: "Accelerator | None" = None
+
+    @classmethod
+    def join(cls, device: torch.device) -> tuple[Self, torch.device]:
+        """Meet the other processes, if any, and return this one's place and device."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls(), device
+        accelerator = make_accelerator(device)
+        place = cls(accelerator.process_index, accelerator.num_processes, accelerator)
+        return place, accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Return this process's rows of a batch; a batch smaller than the group repeats its first."""
+        if self.count == 1:
+            return rows
+        own = rows.tensor_split(self.count)[self.rank]
+        return own if len(own) else rows[:1]
+
+    def part(self, loss: Tensor, batch: int) -> Tensor:
+        """Weigh the mean loss over this process's rows, so that the parts add up to the batch's mean."""
+        if self.count == 1:
+            return loss
+        own = batch // self.count + (self.rank < batch % self.count)
+        return loss * (own / batch)
+
+    def total(self, value: float) -> float:
+        """Sum a number over the processes."""
+        if self._accelerator is None:
+            return value
+        number = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
+        return float(self._accelerator.reduce(number, "sum"))
+
+    def add_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Sum the gradients of an optimizer's weights over the processes."""
+        if self._accelerator is None:
+            return
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad = self._accelerator.reduce(weight.grad, "sum")
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+
+ALONE = Workers()
+"""One process that trains on its own."""
