@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from mmtoolkit import __version__
 from mmtoolkit.core.errors import ToolkitError
 
-from . import config, env, recommend
+from . import config, env, recommend, recommend_catalogue, recommend_serving, recommend_studies
 from .output import print_error
 
 
@@ -42,6 +42,8 @@ app = typer.Typer(
     help="Multimodal recommendation, few-step diffusion and dense facial landmarks in one command.",
     epilog="Start with: mmtk recommend train --config demo",
 )
+for part in (recommend_catalogue, recommend_serving, recommend_studies):
+    recommend.app.add_typer(part.app)
 app.add_typer(recommend.app, name="recommend")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)

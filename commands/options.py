@@ -1,10 +1,13 @@
 """Options that commands share; every leaf takes those that make sense for it."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, overload
 
 import typer
+
+from mmtoolkit.core.errors import UsageError
 
 CONFIGURATION, RUN, OUTPUT = "Configuration", "Run", "Output"
 
@@ -111,3 +114,26 @@ Debug = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+
+
+@overload
+def parse_numbers(option: str, text: str) -> list[float]: ...
+@overload
+def parse_numbers(option: str, text: str, *, whole: Literal[True]) -> list[int]: ...
+def parse_numbers(option: str, text: str, *, whole: bool = False) -> list[int] | list[float]:
+    """Read `0.1,0.2` in rising order, each number once.
+
+    Raises:
+        UsageError: if a part is no number, is negative, or is not whole where it must be.
+    """
+    try:
+        numbers = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise UsageError(f"{option} {text}: write numbers with commas between, as 1,2,4") from None
+    if not all(0 <= number < math.inf for number in numbers):
+        raise UsageError(f"{option} {text}: numbers must not lie below 0")
+    if not whole:
+        return numbers
+    if any(number < 1 or number != int(number) for number in numbers):
+        raise UsageError(f"{option} {text}: write whole numbers from 1, as 2000,4000")
+    return [int(number) for number in numbers]

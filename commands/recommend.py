@@ -1,12 +1,10 @@
-"""`mmtk recommend`: train, evaluate and predict with IGDMRec."""
+"""`mmtk recommend train | eval`; the other commands of the group are in the modules beside this one."""
 
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from mmtoolkit.core.errors import UsageError
 
 from . import options
 from .options import (
@@ -49,21 +47,6 @@ class Split(StrEnum):
 
     validation = "validation"
     test = "test"
-
-
-class Seen(StrEnum):
-    """What counts as seen in predictions."""
-
-    train = "train"
-    validation = "validation"
-    all = "all"
-
-
-class Format(StrEnum):
-    """Formats of predictions."""
-
-    csv = "csv"
-    jsonl = "jsonl"
 
 
 @app.command("train", epilog="Example: mmtk recommend train -c igdmrec --data baby -o runs/baby")
@@ -150,62 +133,19 @@ def evaluate(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Rank all items for every user and score the lists."""
+    """Rank all items for every user and score the lists: accuracy, variety, and groups."""
     start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.recommend.evaluate import evaluate as evaluate_model
+    from mmtoolkit.recommend.beyond import judge
     from mmtoolkit.recommend.load import load_model
-    from mmtoolkit.recommend.report import metric_table
+    from mmtoolkit.recommend.report import judgement_tables
 
     model = load_model(checkpoint, data, device.value if device else "auto")
-    metrics = evaluate_model(model, split.value)
+    found = judge(model, split.value)
     if as_json:
-        print_json("recommend eval", run=str(checkpoint), split=split.value, metrics=metrics)
-    else:
-        print_table(f"{model.data.name}, all items ranked", *metric_table({split.value: metrics}))
-
-
-@app.command(
-    "predict",
-    epilog="Example: mmtk recommend predict --checkpoint RUN --users 3 8 -o top.csv",
-)
-def predict(
-    checkpoint: Checkpoint,
-    more_users: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="More user ids or files.")
-    ] = None,
-    users: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE|ID", help="User ids, or a file with one a line (default: all users)."),
-    ] = None,
-    top_k: Annotated[int, typer.Option(help="Length of each list.", min=1)] = 20,
-    seen: Annotated[Seen, typer.Option(help="Splits whose items are left out.")] = Seen.train,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File to write, .csv or .jsonl (default: stdout)."),
-    ] = None,
-    kind: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the file's name, else csv.")
-    ] = None,
-    data: Data = None,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Write the best unseen items of each user, with scores."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.recommend import predict as engine
-    from mmtoolkit.recommend.load import load_model
-
-    target = engine.prediction_format(output, kind.value if kind else None)
-    if as_json and output is None:
-        raise UsageError("--json needs --output FILE for the predictions")
-    model = load_model(checkpoint, data, device.value if device else "auto")
-    chosen = engine.parse_users([*(users or []), *(more_users or [])], model.data.users)
-    lists = engine.predict(model, chosen, top_k, seen.value)
-    engine.write_predictions(lists, output, target)
-    if as_json:
-        print_json("recommend predict", users=len(chosen), top_k=top_k, files=[str(output)])
-    elif output:
-        typer.echo(f"{output}: lists for {len(chosen)} users", err=True)
+        groups = {"users": found.users, "items": found.items}
+        print_json(
+            "recommend eval", run=str(checkpoint), split=split.value, metrics=found.metrics, groups=groups
+        )
+        return
+    for title, columns, rows in judgement_tables(found, split.value):
+        print_table(f"{model.data.name}: {title}", columns, rows)

@@ -131,9 +131,9 @@ class ModelSettings(Settings):
 class PeerSettings(Settings):
     """What only one of the peers has; the rest they share with IGDMRec."""
 
-    knn_neighbours: Count = 100
+    knn_neighbours: Count = 500
     """item-knn: most similar items that vote for an item."""
-    knn_shrinkage: Weight = 10.0
+    knn_shrinkage: Weight = 100.0
     """item-knn: added to the denominator of the cosine, so that rarely bought pairs count less."""
     ease_ridge: Positive = 250.0
     """ease: L2 penalty lambda on the item weights."""
@@ -160,6 +160,8 @@ class TrainSettings(Settings):
     """Adam's step size for the embeddings."""
     contrast_weight: Weight = 0.1
     """Weight of InfoNCE between the denoised and the semantic item representation."""
+    contrast_on_semantic: bool = False
+    """Keep InfoNCE with `model.item_graph: semantic` too, where both views are the same."""
     contrast_temperature: Positive = 0.2
     """Temperature tau of InfoNCE."""
     embedding_penalty: Weight = 1e-7

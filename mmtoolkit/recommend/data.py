@@ -231,7 +231,12 @@ def _read_modalities(folder: Path, inter: Path, table: IntArray, items: int) -> 
     return {name: Modality(features.get(name), neighbours.get(name, {})) for name in names}
 
 
-def _read_array(path: Path) -> NDArray[np.generic]:
+def read_array(path: Path) -> NDArray[np.generic]:
+    """Read one `.npy` file that holds no objects.
+
+    Raises:
+        DataError: if it is none.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -242,7 +247,7 @@ def _read_array(path: Path) -> NDArray[np.generic]:
 
 
 def _read_features(path: Path, inter: Path, table: IntArray, items: int) -> FloatArray:
-    array = _read_array(path)
+    array = read_array(path)
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.shape[1]:
         raise DataError(
             f"expected numbers of shape (items, width), found {array.dtype} {array.shape}",
@@ -263,7 +268,7 @@ def _read_features(path: Path, inter: Path, table: IntArray, items: int) -> Floa
 
 
 def _read_neighbours(path: Path, items: int, k: int) -> IntArray:
-    array = _read_array(path)
+    array = read_array(path)
     if array.ndim != 2 or array.dtype.kind not in "iu" or array.shape[1] != k:
         raise DataError(
             f"expected whole numbers of shape ({items}, {k}), found {array.dtype} {array.shape}",
@@ -336,7 +341,7 @@ def _complain_idle(path: Path, table: IntArray, user: int, more: int) -> NoRetur
 def _read_groups(path: Path, items: int) -> IntArray | None:
     if not path.is_file():
         return None
-    array = _read_array(path)
+    array = read_array(path)
     if array.shape != (items,) or array.dtype.kind not in "iu":
         raise DataError(f"expected whole numbers of shape ({items},), found {array.shape}", path=path)
     return array.astype(np.int64)

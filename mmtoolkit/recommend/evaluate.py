@@ -13,7 +13,6 @@ from torch import Tensor
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import EvaluateSettings
 from mmtoolkit.recommend.data import IntArray, RecommendData
-from mmtoolkit.recommend.learner import Embeddings
 from mmtoolkit.recommend.load import Model
 
 SplitName = Literal["validation", "test"]
@@ -46,13 +45,6 @@ def rank_unseen(
         values[rows.to(values.device), columns.to(values.device)] = -torch.inf
         best = values.topk(k, dim=1)
         yield block, best.indices, best.values
-
-
-def top_items(
-    users: Tensor, items: Tensor, seen: sp.csr_array, chosen: IntArray, k: int, batch_size: int
-) -> Iterator[tuple[IntArray, Tensor, Tensor]]:
-    """Rank by inner products of representations, see :func:`rank_unseen`."""
-    return rank_unseen(Embeddings(users, items).scores, seen, chosen, k, batch_size)
 
 
 def ranking_metrics(

@@ -110,7 +110,8 @@ class Igdmrec(Learner):
         user, positive, negative = pick(batch, users, view)
         loss = bpr_loss(user, positive, negative)
         loss = loss + settings.embedding_penalty * embedding_penalty(user, positive, negative)
-        if self.net is not None and settings.contrast_weight:
+        contrasted = self.net is not None or settings.contrast_on_semantic
+        if contrasted and settings.contrast_weight:
             other = items + self.semantic_normalised.propagate(recommender.items)
             contrast = info_nce(view, other, batch[:, 1], settings.contrast_temperature)
             loss = loss + settings.contrast_weight * contrast

@@ -9,6 +9,7 @@ from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.data import RecommendData
 
 if TYPE_CHECKING:
+    from mmtoolkit.recommend.beyond import Judgement
     from mmtoolkit.recommend.train import TrainResult
 
 GRAPHS = {
@@ -25,6 +26,26 @@ def metric_table(
     names = list(next(iter(scores.values())))
     rows = [[name, *(f"{values[name]:.4f}" for values in scores.values())] for name in names]
     return ["metric", *scores], rows
+
+
+def judgement_tables(judgement: "Judgement", split: str) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Arrange a judgement as tables: title, columns and rows of metrics and of the two kinds of groups."""
+    by_name: dict[str, dict[str, float]] = {}
+    for metric, value in judgement.metrics.items():
+        name, _, cutoff = metric.partition("@")
+        by_name.setdefault(name, {})[f"@{cutoff}"] = value
+    cutoffs = list(next(iter(by_name.values())))
+    rows = [[name, *(f"{values[k]:.4f}" for k in cutoffs)] for name, values in by_name.items()]
+    tables = [(f"{split}, all items ranked", ["metric", *cutoffs], rows)]
+    for title, groups in (("Users by activity", judgement.users), ("Items by popularity", judgement.items)):
+        columns = list(next(iter(groups.values())))
+        cells = [[name, *(_number(values[c]) for c in columns)] for name, values in groups.items()]
+        tables.append((title, ["group", *columns], cells))
+    return tables
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def graph_table(facts: Mapping[str, float]) -> tuple[list[str], list[list[str]]] | None:

@@ -71,3 +71,26 @@ def _draw_features(
     shown = np.where(wrong, rng.integers(0, plan.groups, plan.items), groups)
     features = centres[shown] + noise * rng.normal(size=(plan.items, width))
     return features.astype(np.float32)
+
+
+def make_large(users: int, items: int, neighbours: int, each: int = 8, seed: int = 7) -> RecommendData:
+    """Draw a data set whose size alone matters, in time linear in users and items.
+
+    Args:
+        users: number of users.
+        items: number of items; few of them are popular.
+        neighbours: length of the drawn neighbour lists.
+        each: training items of a user, at most; held out are one for validation and one for test.
+        seed: of every draw.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2], [each, 1, 1])
+    drawn = (items * rng.random((users, len(labels))) ** 2).astype(np.int64)
+    table = np.stack([np.repeat(np.arange(users), len(labels)), drawn.ravel()], axis=1)
+    split = np.tile(labels, users)
+    splits = [interaction_matrix(table[split == label], users, items) for label in range(3)]
+    near = rng.integers(0, items, (items, neighbours))
+    near[:, 0] = np.arange(items)
+    return RecommendData(
+        "large", splits[0], splits[1], splits[2], {"text": Modality(None, {neighbours: near})}
+    )

@@ -1,0 +1,172 @@
+"""Interactions from a raw file as arrays, with the names of users and items beside them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmtoolkit.core.errors import DataError
+from mmtoolkit.recommend.data import IntArray
+from mmtoolkit.recommend.prepare.config import ColumnSettings
+from mmtoolkit.recommend.prepare.readers import (
+    choose_column,
+    identifier,
+    need_column,
+    read_rows,
+)
+
+DoubleArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Who had what; `n` interactions in the order of the file.
+
+    Attributes:
+        users: user of each, a place in `user_names`, `(n,)`; likewise `items`.
+        rating: `(n,)` or None; likewise `time` and `label` (0 train, 1 validation, 2 test).
+        columns: the column that each part was read from.
+    """
+
+    user_names: list[str]
+    item_names: list[str]
+    users: IntArray
+    items: IntArray
+    rating: DoubleArray | None = None
+    time: DoubleArray | None = None
+    label: IntArray | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Count the interactions."""
+        return len(self.users)
+
+    def pick(self, chosen: NDArray[Any]) -> "Interactions":
+        """Keep some interactions (a mask or places), and number users and items anew by first place."""
+        users, user_names = _renumber(self.users[chosen], self.user_names)
+        items, item_names = _renumber(self.items[chosen], self.item_names)
+        rating, time, label = (
+            None if part is None else part[chosen] for part in (self.rating, self.time, self.label)
+        )
+        return Interactions(user_names, item_names, users, items, rating, time, label, self.columns)
+
+
+def _renumber(ids: IntArray, names: list[str]) -> tuple[IntArray, list[str]]:
+    kept, first, places = np.unique(ids, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[places], [names[number] for number in kept[order]]
+
+
+def read_interactions(path: Path, chosen: ColumnSettings) -> Interactions:
+    """Read a raw file of interactions.
+
+    Raises:
+        DataError: naming the line, the column and the remedy.
+    """
+    rows = read_rows(path, chosen.header)
+    first = next(rows, None)
+    if first is None:
+        raise DataError("holds no interactions; expected one line each below the header", path=path)
+    columns = _choose_columns(path, list(first[1]), chosen)
+    lines: list[int] = []
+    cells: dict[str, list[Any]] = {role: [] for role in columns}
+    for line, row in chain([first], rows):
+        lines.append(line)
+        for role, column in columns.items():
+            cells[role].append(row.get(column))
+    users, user_names = _number(path, lines, "user", columns["user"], cells["user"])
+    items, item_names = _number(path, lines, "item", columns["item"], cells["item"])
+    numbers = {
+        role: _convert(path, lines, role, column, cells[role])
+        for role, column in columns.items()
+        if role in PARSERS
+    }
+    label = numbers["label"].astype(np.int64) if "label" in numbers else None
+    return Interactions(
+        user_names, item_names, users, items, numbers.get("rating"), numbers.get("time"), label, columns
+    )
+
+
+def _choose_columns(path: Path, names: list[str], chosen: ColumnSettings) -> dict[str, str]:
+    columns = {
+        "user": need_column(path, names, "user", chosen.user, "--user-column"),
+        "item": need_column(path, names, "item", chosen.item, "--item-column"),
+    }
+    for role in ("rating", "time", "label"):
+        option = "--set columns.label" if role == "label" else f"--{role}-column"
+        found = choose_column(path, names, role, getattr(chosen, role), option)
+        if found:
+            columns[role] = found
+    return columns
+
+
+def _number(
+    path: Path, lines: list[int], role: str, column: str, cells: list[Any]
+) -> tuple[IntArray, list[str]]:
+    """Number ids in the order in which they appear."""
+    names = [identifier(cell) for cell in cells]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    if "" in numbers:
+        line = lines[names.index("")]
+        raise DataError(f"no {role} in column '{column}'; mend or delete this line", path=path, line=line)
+    return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names)), list(numbers)
+
+
+def _convert(path: Path, lines: list[int], role: str, column: str, cells: list[Any]) -> DoubleArray:
+    """Turn cells into numbers."""
+    values = [PARSERS[role](cell) for cell in cells]
+    if None in values:
+        place = values.index(None)
+        raise DataError(
+            f"{column} {cells[place]!r} is no {role} ({EXPECTED[role]}); mend or delete this line",
+            path=path,
+            line=lines[place],
+        )
+    return np.array(values, np.float64)
+
+
+def parse_number(cell: Any) -> float | None:
+    """Read a finite number."""
+    try:
+        value = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def parse_time(cell: Any) -> float | None:
+    """Read a number, or an ISO date as seconds since 1970 (UTC where it names no zone)."""
+    number = parse_number(cell)
+    if number is not None or not isinstance(cell, str):
+        return number
+    try:
+        moment = datetime.fromisoformat(cell.strip())
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_label(cell: Any) -> int | None:
+    """Read 0, 1, 2 or the name of a split."""
+    names = {"0": 0, "train": 0, "1": 1, "validation": 1, "valid": 1, "2": 2, "test": 2}
+    return names.get(str(cell).strip().lower().removesuffix(".0"))
+
+
+PARSERS: dict[str, Callable[[Any], float | int | None]] = {
+    "rating": parse_number,
+    "time": parse_time,
+    "label": parse_label,
+}
+EXPECTED = {
+    "rating": "a number",
+    "time": "a number, or a date as 2024-05-31 or 2024-05-31T18:30:00",
+    "label": "0 train, 1 validation, 2 test",
+}
