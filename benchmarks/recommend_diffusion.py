@@ -28,9 +28,9 @@ from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import read_folder
 from mmtoolkit.recommend.diffusion import Schedule
 from mmtoolkit.recommend.graph import behaviour_graph, semantic_graph
-from mmtoolkit.recommend.model import sinusoidal_embedding
 from mmtoolkit.recommend.igdmrec import Igdmrec
 from mmtoolkit.recommend.learner import Loop
+from mmtoolkit.recommend.model import sinusoidal_embedding
 from mmtoolkit.recommend.workers import Workers
 
 CPU = torch.device("cpu")

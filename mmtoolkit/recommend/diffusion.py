@@ -6,6 +6,7 @@ all work happens in `hidden` dimensions. Noise enters through its encoding alone
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,12 +21,16 @@ from mmtoolkit.recommend.losses import product, reconstruction_loss
 from mmtoolkit.recommend.model import CDNet
 from mmtoolkit.recommend.search import RECALL_ROWS, largest_among, largest_entries, neighbourhood
 from mmtoolkit.recommend.sparse import SparseRows, bag
+from mmtoolkit.recommend.workers import ALONE, Workers
+
+PARTS = 8
+"""Parts of a batch while training; as many processes can share it."""
 
 CHUNK_ENTRIES = 2**23
-"""Most entries of a `(rows, hidden)` matrix that is mixed at once (32 MB in float32)."""
+"""Entries of a batch, `(batch, hidden)`, above which its parts are mixed again in the backward pass."""
 
 DENOISED_ENTRIES = 2**21
-"""Likewise while denoising, where rows do not meet and small blocks are as fast as large ones."""
+"""Most entries of a block, `(rows, hidden)`, while denoising (8 MB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -82,46 +87,73 @@ def mixed_noise(directions: Tensor, batch: int) -> Tensor:
 def training_loss(
     net: CDNet,
     schedule: Schedule,
-    clean: SparseRows,
-    condition: SparseRows,
+    semantic: sp.csr_array,
+    behaviour: sp.csr_array,
     settings: DiffusionSettings,
+    workers: Workers = ALONE,
 ) -> Tensor:
     """Draw noise levels, noise and dropped conditions for a batch, and return its loss (step 3).
 
-    A batch larger than `CHUNK_ENTRIES` is mixed in chunks, which the backward pass computes again.
+    The batch is mixed in `PARTS` parts, each with draws of its own seed, so that several processes can
+    share the parts and still compute what one would. Parts above `CHUNK_ENTRIES` are mixed again in the
+    backward pass instead of being kept.
 
     Args:
         net: CD-Net in training mode.
         schedule: noise schedule.
-        clean: rows of the semantic graph, sparse `(batch, items)`.
-        condition: the same rows of the behavioural graph.
+        semantic: rows of the semantic graph, `(batch, items)`.
+        behaviour: the same rows of the behavioural graph.
         settings: how the conditions are dropped and how many noise vectors are drawn.
+        workers: processes that share the rows.
+
+    Returns:
+        This process's part of the batch's mean loss.
     """
-    encoded, conditions = bag(net.encoder, clean), bag(net.encoder, condition)
-    batch, device = len(encoded), encoded.device
-    steps = torch.randint(len(schedule.signal), (batch,), device=device)
-    vectors = torch.randn(settings.noise_vectors, len(net.encoder), device=device)
-    directions = product(vectors, net.encoder, net.dtype)
+    batch, device = semantic.shape[0], net.encoder.device
+    steps = torch.randint(len(schedule.signal), (batch,))
     draws = batch if settings.condition_dropout_per == "row" else 1
-    keep = (torch.rand(draws, device=device) >= settings.condition_dropout).float().expand(batch)
+    keep = (torch.rand(draws) >= settings.condition_dropout).float().expand(batch)
+    vectors = torch.randn(settings.noise_vectors, len(net.encoder))
+    parts = torch.arange(batch).split(-(-batch // PARTS))
+    seeds = torch.randint(2**62, (len(parts),)).tolist()
+    mine = range(workers.rank, len(parts), workers.count) or range(1)
+    rows = torch.cat([parts[i] for i in mine])
+    steps, keep = steps[rows].to(device), keep[rows].to(device)
+    clean = SparseRows(sp.csr_array(semantic[rows.numpy()]), device)
+    condition = SparseRows(sp.csr_array(behaviour[rows.numpy()]), device)
+    encoded, conditions = bag(net.encoder, clean), bag(net.encoder, condition)
+    directions = product(vectors.to(device), net.encoder, net.dtype)
 
-    def mix(encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
-        noise = mixed_noise(directions, len(encoded))
-        noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
-        return (
-            net.row_part(noisy + net.encoder_bias)
-            + net.condition_part(conditions + net.encoder_bias, keep)
-            + net.time_part(steps)
-        )
+    def mix(seed: int, encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
+        with seeded(seed, device):
+            noise = mixed_noise(directions, len(encoded))
+            noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
+            return (
+                net.row_part(noisy + net.encoder_bias)
+                + net.condition_part(conditions + net.encoder_bias, keep)
+                + net.time_part(steps)
+            )
 
-    size = max(1, CHUNK_ENTRIES // settings.hidden)
-    if batch <= size:
-        mixed = mix(encoded, conditions, steps, keep)
-    else:
-        chunks = zip(*(part.split(size) for part in (encoded, conditions, steps, keep)), strict=True)
-        mixed = torch.cat([checkpoint(mix, *chunk, use_reentrant=False) for chunk in chunks])
-    weight = schedule.loss_weight[steps]
+    again = batch * settings.hidden > CHUNK_ENTRIES
+    sizes = [len(parts[i]) for i in mine]
+    pieces = zip(*(part.split(sizes) for part in (encoded, conditions, steps, keep)), strict=True)
+    mixed = torch.cat(
+        [
+            checkpoint(mix, seeds[i], *piece, use_reentrant=False) if again else mix(seeds[i], *piece)
+            for i, piece in zip(mine, pieces, strict=True)
+        ]
+    )
+    share = len(rows) / batch if workers.rank < len(parts) else 0.0
+    weight = share * schedule.loss_weight[steps]
     return reconstruction_loss(mixed, net.decoder, net.decoder_bias, clean, weight, net.dtype)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw with a seed inside the context and go on outside as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)

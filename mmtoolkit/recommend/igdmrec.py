@@ -25,7 +25,6 @@ from mmtoolkit.recommend.learner import Embeddings, Learner, Loop, adam, load_mo
 from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty, info_nce
 from mmtoolkit.recommend.model import CDNet, Recommender
 from mmtoolkit.recommend.search import EXACT_UP_TO
-from mmtoolkit.recommend.sparse import SparseRows
 
 
 class Igdmrec(Learner):
@@ -67,9 +66,8 @@ class Igdmrec(Learner):
             for _ in range(settings.passes):
                 for rows in torch.randperm(items).split(settings.batch_of(items)):
                     chosen = np.sort(rows.numpy())
-                    clean = SparseRows(sp.csr_array(self.semantic[chosen]), self.device)
-                    condition = SparseRows(sp.csr_array(self.behaviour[chosen]), self.device)
-                    loss = training_loss(net, self.schedule, clean, condition, settings)
+                    graphs = (sp.csr_array(graph[chosen]) for graph in (self.semantic, self.behaviour))
+                    loss = training_loss(net, self.schedule, *graphs, settings, loop.workers)
                     losses.append(loop.step("cdnet", self.optimizers["cdnet"], loss))
         return {"loss_diffusion": float(np.mean(losses))}
 

@@ -64,7 +64,7 @@ class HistoryWeights:
         """Return the scores of all items for some users, `(users, items)`."""
         rows = sp.csr_array(self.history[users])
         if isinstance(self.weights, Tensor):
-            return bag(self.weights, SparseRows.of(rows, self.device))
+            return bag(self.weights, SparseRows(rows, self.device))
         return torch.from_numpy((rows @ self.weights).toarray()).to(self.device)
 
 

@@ -116,9 +116,9 @@ def judge_scaling(
     write_atomic(files[0], json.dumps(content, indent=2) + "\n")
     tables = markdown_table(*cost_table(costs)) + "\n" + markdown_table(*exponent_table(exponents))
     write_atomic(files[1], tables)
-    for axis in exponents:
+    for axis, fitted in exponents.items():
         path = folder / f"scaling_{axis}.png"
-        _draw(axis, axes[axis], exponents[axis], path)
+        _draw(axis, axes[axis], fitted, path)
         files.append(path)
     return costs, exponents, files
 

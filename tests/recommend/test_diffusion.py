@@ -20,6 +20,7 @@ from mmtoolkit.recommend.graph import weighted_list_graph
 from mmtoolkit.recommend.model import CDNet, sinusoidal_embedding
 from mmtoolkit.recommend.search import neighbourhood
 from mmtoolkit.recommend.sparse import SparseRows
+from mmtoolkit.recommend.workers import ALONE, Workers
 
 ITEMS, HIDDEN = 90, 12
 CPU = torch.device("cpu")
@@ -95,15 +96,18 @@ def test_loss_and_gradients_agree_with_dense_rows(per, drop):
     chosen = np.arange(5, 45)
     batch = len(chosen)
     torch.manual_seed(11)
-    clean_rows = SparseRows(semantic[chosen], CPU)
-    loss = training_loss(net, schedule, clean_rows, SparseRows(behaviour[chosen], CPU), settings)
+    loss = training_loss(net, schedule, semantic[chosen], behaviour[chosen], settings)
     loss.backward()
 
     torch.manual_seed(11)  # the same draws in the same order
     steps = torch.randint(5, (batch,))
-    vectors = torch.randn(settings.noise_vectors, ITEMS).double()
     keep = (torch.rand(batch if per == "row" else 1) >= drop).double().expand(batch)
-    mixture = F.normalize(torch.randn(batch, settings.noise_vectors).double(), dim=1)
+    vectors = torch.randn(settings.noise_vectors, ITEMS).double()
+    mixtures = []
+    for seed in torch.randint(2**62, (8,)).tolist():
+        torch.manual_seed(seed)
+        mixtures.append(F.normalize(torch.randn(batch // 8, settings.noise_vectors).double(), dim=1))
+    mixture = torch.cat(mixtures)
     oracle, clean = Oracle(net), dense(semantic[chosen])
     abar, weight, _, _ = schedule_by_hand()
     a = torch.from_numpy(abar)[steps, None]
@@ -171,30 +175,45 @@ def test_bfloat16_products_stay_close():
     assert rough.dtype == torch.float32
 
 
-def test_chunks_and_blocks_change_nothing(monkeypatch):
+def test_mixing_again_and_small_blocks_change_nothing(monkeypatch):
     graph, schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
-    settings = SETTINGS.model_copy(update={"noise_scale": 1e-9})  # noise is drawn by chunk: make it vanish
-    schedule_of_clean = Schedule.from_settings(settings, CPU)
+    settings = SETTINGS.model_copy(update={"dropout": 0.5})
 
     def run():
         torch.manual_seed(3)
-        net = small_net()
-        rows = (SparseRows(part, CPU) for part in graph)
-        torch.manual_seed(4)
-        loss = training_loss(net, schedule_of_clean, *rows, settings)
+        net = CDNet(ITEMS, settings, torch.float32)
+        loss = training_loss(net, schedule, *graph, settings)
         loss.backward()
         lists, values, _ = denoised_lists(net.eval(), schedule, *graph, 4.0, 10)
-        return loss, [p.grad for p in net.parameters()], lists, values
+        return [loss, *(p.grad for p in net.parameters())], lists, values
 
-    whole = run()
+    whole, lists, values = run()
     for name in ("CHUNK_ENTRIES", "DENOISED_ENTRIES"):
         monkeypatch.setattr(f"mmtoolkit.recommend.diffusion.{name}", 17 * HIDDEN)
-    parts = run()
-    assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-4)
-    for one, other in zip(parts[1], whole[1], strict=True):
-        assert torch.allclose(one, other, rtol=1e-2, atol=1e-4 * float(other.abs().max()))
-    assert torch.allclose(parts[3], whole[3], atol=1e-5)
-    assert (parts[2] == whole[2]).float().mean() > 0.99
+    again, small_lists, small_values = run()
+    assert all(map(torch.equal, again, whole))
+    assert torch.allclose(small_values, values, atol=1e-5)
+    assert (small_lists == lists).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("count", [2, 3, 11])
+def test_processes_share_a_batch(count):
+    graph, schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
+    settings = SETTINGS.model_copy(update={"dropout": 0.5})
+    net = CDNet(ITEMS, settings, torch.float32)
+
+    def run(workers):
+        torch.manual_seed(5)
+        net.zero_grad()
+        loss = training_loss(net, schedule, *graph, settings, workers)
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in net.parameters())], torch.rand(1)
+
+    whole, drawn_after = run(ALONE)
+    shares = [run(Workers(rank, count)) for rank in range(count)]
+    for one, *parts in zip(whole, *(share[0] for share in shares), strict=True):
+        assert (sum(parts) - one).norm() < 1e-5 * one.norm()
+    assert all(share[1] == drawn_after for share in shares)
 
 
 def test_candidates_are_two_hops_and_the_best_of_them_are_found():
