@@ -1,9 +1,10 @@
 # Everything happens inside the checkout: .venv for the tools, runs/ for what they make.
 PYTHON ?= python3
 VENV := .venv
+DATA ?= demo# data sets to measure on: make bench-recommend DATA="baby sports"
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check clean bench-recommend
 
 install: $(VENV)/.installed
 
@@ -18,6 +19,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-recommend: install
+	for data in $(DATA); do \
+		$(BIN)/python benchmarks/recommend_diffusion.py $$data && \
+		$(BIN)/python benchmarks/recommend_parts.py $$data || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
