@@ -35,6 +35,10 @@ def seconds(call: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
     return min(times), result
 
 
+def show(name: str, fast: float, other: str, slow: float) -> None:
+    print(f"{name:<36}{fast:8.3f} s   {other:<14}{slow:8.3f} s   {slow / fast:8.2f} times")
+
+
 def double_loop(train: sp.csr_array, threshold: int, neighbours: int) -> list[set[int]]:
     """Count shared users for every pair of items, as the published script does."""
     by_item = sp.csc_array(train)
