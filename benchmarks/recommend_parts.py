@@ -77,9 +77,7 @@ def compare_evaluation(data: RecommendData, settings: RecommendSettings) -> None
 
     whole, _ = seconds(lambda: score_users(Embeddings(users, items).scores, data, "test", settings.evaluate))
     least, _ = seconds(bare)
-    print(
-        f"ranking {len(chosen):,} users  {whole:6.2f} s   products and top-k {least:8.2f} s   {whole / least:6.2f} times"
-    )
+    show(f"products and top-k, {len(chosen):,} users", least, "full ranking", whole)
 
 
 def main() -> None:
