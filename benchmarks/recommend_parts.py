@@ -59,9 +59,7 @@ def compare_behaviour(data: RecommendData, settings: RecommendSettings) -> None:
         lambda: double_loop(data.train, graph.co_occurrence_threshold, graph.behaviour_neighbours), 1
     )
     same = [set(found.indices[a:b]) for a, b in zip(found.indptr, found.indptr[1:], strict=False)] == expected
-    print(
-        f"behavioural graph     {fast:8.3f} s   double loop          {slow:8.1f} s   {slow / fast:6.0f} times"
-    )
+    show("behavioural graph", fast, "double loop", slow)
     assert same, "both must find the same edges"
 
 
