@@ -44,10 +44,11 @@ class Face:
 
     def __post_init__(self) -> None:
         """Check the shapes; a wrong one is a mistake in a reader, not of a user."""
-        assert self.image.ndim == 3 and self.image.shape[2] == 3 and self.image.dtype == np.uint8
-        assert self.points.shape == (COUNT, 2) and self.points.dtype == np.float32
-        assert self.weights.shape == (COUNT,) and self.weights.dtype == np.float32
-        assert self.box.shape == (4,) and self.box.dtype == np.float32
+        assert self.image.dtype == np.uint8
+        assert self.image.shape[2:] == (3,)
+        for array, shape in ((self.points, (COUNT, 2)), (self.weights, (COUNT,)), (self.box, (4,))):
+            assert array.shape == shape
+            assert array.dtype == np.float32
 
 
 def enclosing_box(points: Points, weights: Points | None = None) -> Boxes:
