@@ -1,138 +1,134 @@
-"""From human 68 points to all 106: twins keep the human label, a fitted head gives the rest."""
+"""Turn photographs with 68 human points into a data set of 106 points, with views from other sides."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import cv2
 import numpy as np
-from scipy.interpolate import RBFInterpolator
 
+from mmtoolkit.core.errors import DataError
+from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.landmarks.data import Face, official_box
-from mmtoolkit.landmarks.data.face import Image
-from mmtoolkit.landmarks.fit import Fit, fit_head
-from mmtoolkit.landmarks.ict import PLACES, IctModel
-from mmtoolkit.landmarks.points import Conversion, conversion
-from mmtoolkit.landmarks.render import FloatArray, visible_contour
+from mmtoolkit.landmarks.data.images import read_image
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.data.text import place_name
+from mmtoolkit.landmarks.data.write import write_jd
+from mmtoolkit.landmarks.ict import IctModel, load_ict
+from mmtoolkit.landmarks.labels import Completed, complete_points
+from mmtoolkit.landmarks.points import conversion
+from mmtoolkit.landmarks.rotate import make_relief
 
-LIDS = {104: [66, 67, 68, 69, 70, 71, 72, 73], 105: [75, 76, 77, 78, 79, 80, 81, 82]}
-CENTRES = {104: 74, 105: 83}
-FROM_MESH, FROM_CONTOUR, FROM_IMAGE, UNSEEN = 0.6, 0.5, 0.8, 0.3
-"""Confidence of points that follow from the mesh, the contour's ends, pupils seen, pupils not seen."""
+TURNED = 0.8  # how far the labels of turned views are trusted, beside those of the photograph
+YAW, PITCH = (8.0, 45.0), 15.0  # ranges of the turns, in degrees
+FARTHEST = 60.0  # no view looks farther to the side
 
 
-@dataclass(frozen=True)
-class Completed:
-    """All points of a face on a photograph.
+@dataclass
+class Completion:
+    """What was written.
 
     Attributes:
-        points: `(106, 2)` pixels.
-        confidence: `(106,)` in [0, 1]; 1 where a human labelled the point or its neighbours.
-        fit: the head, and `warp` what moves its projection onto the human points.
+        photographs: number of faces read.
+        written: number of faces written, turned views included.
+        errors: root mean square distance of each fitted head to the human points, over the face's size.
     """
 
-    points: FloatArray
-    confidence: FloatArray
-    fit: Fit
-    warp: RBFInterpolator
+    photographs: int = 0
+    written: int = 0
+    errors: list[float] = field(default_factory=list)
 
 
-def complete_points(model: IctModel, image: Image, human: FloatArray) -> Completed:
-    """Find all 106 points of a face of which 68 were labelled.
+def check_source(source: Path) -> list[Annotation]:
+    """Read the labels of a data set and see that they can be completed.
+
+    Raises:
+        DataError: if a scheme leaves out points of iBUG-68.
+    """
+    annotations = read_annotations(source)
+    for item in annotations:
+        known = conversion(item.scheme, "ibug68")(item.points, item.weights > 0)[1]
+        if not known.all():
+            missing = int((~known).sum())
+            raise DataError(
+                f"{missing} of the 68 iBUG points are not labelled", path=place_name(item.picture)
+            )
+    return annotations
+
+
+def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int = 0) -> Completion:
+    """Complete a data set and write it in the JD format with a confidence for every point.
 
     Args:
-        model: the 3-D head.
-        image: `(height, width, 3)` RGB; the pupils are looked for in it.
-        human: `(68, 2)` iBUG points in pixels.
+        source: data set in any format that :func:`read_annotations` reads, with at least the iBUG points.
+        output: new or empty folder.
+        model: ICT-FaceKit light as `.npz`.
+        views: turned views of each photograph, besides itself.
+        seed: of the turns.
+
+    Raises:
+        DataError: if the source or the model cannot be used; nothing is written then.
+        UsageError: if `output` is not empty.
     """
-    fit = fit_head(model, human)
-    known = _twins()
-    twins, mask = known(human)
-    drawn = project_points(model, fit)
-    warp = fit_warp(drawn[mask], twins[mask], fit)
-    points = warp(drawn).astype(np.float32)
-    points[mask] = twins[mask]
-    confidence = np.where(mask, 1.0, FROM_MESH).astype(np.float32)
-    _end_contour(points, drawn, confidence, mask)
-    for pupil in LIDS:
-        points[pupil], confidence[pupil] = find_pupil(image, points[LIDS[pupil]])
-        points[CENTRES[pupil]], confidence[CENTRES[pupil]] = points[pupil], confidence[pupil]
-    return Completed(points, confidence, fit, warp)
+    annotations, head = check_source(source), load_ict(model)
+    result = Completion(photographs=len(annotations))
+    with progress_bar("faces", len(annotations)) as advance:
+
+        def faces() -> Iterator[Face]:
+            for number, item in enumerate(annotations):
+                yield from complete_face(
+                    head, item, views, np.random.default_rng([seed, number]), result.errors
+                )
+                advance("")
+
+        result.written = write_jd(output, faces())
+    return result
 
 
-@cache
-def _twins() -> Conversion:
-    return conversion("ibug68", "jd106")
+def complete_face(
+    head: IctModel, item: Annotation, views: int, rng: np.random.Generator, errors: list[float]
+) -> Iterator[Face]:
+    """Yield a photograph with all its points, then its turned views."""
+    image = read_image(item.picture)
+    ibug = conversion(item.scheme, "ibug68")(item.points)[0]
+    found = complete_points(head, image, ibug)
+    _keep_given(found, item)
+    errors.append(found.fit.error / float(np.sqrt(np.ptp(ibug, axis=0).prod())))
+    yaw, pitch, roll = found.fit.angles
+    yield Face(item.name, image, found.points, found.confidence, item.box, yaw, pitch, roll, item.expression)
+    relief = make_relief(head, image, found) if views else None
+    for number, (right, down) in enumerate(draw_turns(yaw, pitch, views, rng), start=1):
+        assert relief is not None
+        picture, points = relief.turn(right, down)
+        name = f"{Path(item.name).stem}_turned{number}.jpg"
+        weights = (found.confidence * TURNED).astype(np.float32)
+        angles = (yaw + right, pitch + down, roll)
+        yield Face(name, picture, points, weights, official_box(points), *angles, item.expression)
 
 
-def project_points(model: IctModel, fit: Fit) -> FloatArray:
-    """Return the head's own 106 points `(106, 2)` on the photograph, the contour on its silhouette."""
-    mesh = model.mesh(fit.coefficients)
-    shown = fit.project(mesh)[:, :2]
-    points, mask = _twins()(shown[model.landmarks])
-    strips = fit.project(model.contour.of(mesh))[:, :2].reshape(33, PLACES, 2)
-    points[:33] = visible_contour(strips)
-    for number, anchor in model.extra.items():
-        points[number] = fit.project(anchor.of(mesh))[0, :2]
-    for number, iris in zip(LIDS, model.irises, strict=True):
-        points[number] = points[CENTRES[number]] = shown[iris].mean(axis=0)
-    return points
+def _keep_given(found: Completed, item: Annotation) -> None:
+    """Put the points that the data set does label in place of the completed ones."""
+    points, known = conversion(item.scheme, "jd106")(item.points, item.weights > 0)
+    found.points[known] = points[known]
+    found.confidence[known] = 1.0
 
 
-def fit_warp(drawn: FloatArray, labelled: FloatArray, fit: Fit) -> RBFInterpolator:
-    """Return a smooth warp (thin plate) that moves the drawn points onto the labelled ones."""
-    smoothing = float((0.3 * fit.scale) ** 2)
-    return RBFInterpolator(drawn, labelled, kernel="thin_plate_spline", smoothing=smoothing)
-
-
-def _end_contour(
-    points: FloatArray,
-    drawn: FloatArray,
-    confidence: FloatArray,
-    mask: np.ndarray[tuple[int], np.dtype[np.bool_]],
-) -> None:
-    """Continue the human contour upwards in the fitted one's direction, with its own even steps."""
-    for end, step in ((0, 1), (32, -1)):
-        known = end
-        while not mask[known]:
-            known += step
-        pace = float(np.linalg.norm(points[known + 4 * step] - points[known])) / 4
-        for number in range(known - step, end - step, -step):
-            along = drawn[number] - drawn[number + step]
-            points[number] = points[number + step] + along * pace / max(float(np.linalg.norm(along)), 1e-6)
-            confidence[number] = FROM_CONTOUR
-
-
-def find_pupil(image: Image, lids: FloatArray) -> tuple[FloatArray, float]:
-    """Find the dark disc between the lids.
+def draw_turns(
+    yaw: float, pitch: float, count: int, rng: np.random.Generator
+) -> Sequence[tuple[float, float]]:
+    """Draw turns in degrees, mostly the way that the face looks already.
 
     Args:
-        image: `(height, width, 3)` RGB.
-        lids: `(8, 2)` from one corner over the upper lid to the other and back.
-
-    Returns:
-        The pupil's place `(2,)`, and how sure it is: lids that nearly touch hide it.
+        yaw: of the face, degrees to the image's right; likewise `pitch` downwards.
+        pitch: see `yaw`.
+        count: number of turns.
+        rng: draws them.
     """
-    corners, middle = lids[[0, 4]], lids[[2, 6]].mean(axis=0)
-    width = float(np.linalg.norm(corners[1] - corners[0]))
-    opening = float(np.linalg.norm(lids[2] - lids[6]))
-    centre = 0.5 * (middle + corners.mean(axis=0)) if opening < 0.12 * width else middle
-    if opening < 0.12 * width or width < 6:
-        return centre.astype(np.float32), UNSEEN
-    scale = 48 / width
-    matrix = np.array([[scale, 0, 48 - scale * middle[0]], [0, scale, 32 - scale * middle[1]]])
-    eye = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), matrix, (96, 64), flags=cv2.INTER_LINEAR)
-    inside = np.zeros(eye.shape, np.uint8)
-    ring = lids @ matrix[:, :2].T + matrix[:, 2]
-    cv2.fillPoly(inside, [np.round(ring).astype(np.int32)], 1)
-    levels = eye[inside > 0].astype(np.float32)
-    if levels.size == 0 or np.ptp(levels) < 12:
-        return middle.astype(np.float32), UNSEEN
-    dark = np.clip((levels.mean() - eye.astype(np.float32)) / (levels.std() + 1), 0, 2) * inside
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21)).astype(np.float32)
-    response = cv2.filter2D(dark, -1, disc / disc.sum(), borderType=cv2.BORDER_CONSTANT)
-    ys, xs = np.mgrid[:64, :96].astype(np.float32)
-    response *= np.exp(-(((xs - 48) / 14) ** 2) - ((ys - 32) / 7) ** 2)
-    weight = response**6
-    at = np.array([(weight * xs).sum(), (weight * ys).sum()]) / weight.sum()
-    return ((at - matrix[:, 2]) / scale).astype(np.float32), FROM_IMAGE
+    turns = []
+    for _ in range(count):
+        onwards = 1.0 if yaw >= 0 else -1.0
+        side = onwards if rng.random() < 0.5 + min(abs(yaw) / 30, 0.5) else -onwards
+        right = side * rng.uniform(*YAW)
+        right = float(np.clip(yaw + right, -FARTHEST, FARTHEST) - yaw)
+        down = float(np.clip(pitch + rng.uniform(-PITCH, PITCH), -2 * PITCH, 2 * PITCH) - pitch)
+        turns.append((right, down))
+    return turns
