@@ -27,8 +27,8 @@ from mmtoolkit.landmarks.data.face import (
     official_box,
 )
 from mmtoolkit.landmarks.data.images import crop_squares, square_boxes, to_square
-from mmtoolkit.landmarks.pose import head_pose
 from mmtoolkit.landmarks.points import FLIP, Points
+from mmtoolkit.landmarks.pose import head_pose
 
 REGION = 1.35
 """Side of a stored crop over that of the square that the network sees at an average box."""
@@ -108,7 +108,8 @@ def draw_probabilities(crops: Crops, pose_balance: float, rendered_share: float)
         groups = np.minimum(np.abs(crops.yaw[chosen]) // 15, 5).astype(int)
         weights = np.bincount(groups)[groups] ** -float(pose_balance)
         probabilities[chosen] = weights / weights.sum() * (share if both else 1.0)
-    return probabilities / probabilities.sum()
+    probabilities /= probabilities.sum()
+    return probabilities
 
 
 @dataclass(frozen=True)

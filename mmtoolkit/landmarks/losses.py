@@ -145,4 +145,5 @@ def gaussian_heatmaps(places: Tensor, size: int, sigma: float) -> Tensor:
     """
     steps = torch.arange(size, device=places.device, dtype=places.dtype)
     spread = torch.exp(-0.5 * ((steps - places[..., None]) / sigma) ** 2)
-    return spread[..., 1, :, None] * spread[..., 0, None, :]
+    heatmaps: Tensor = spread[..., 1, :, None] * spread[..., 0, None, :]
+    return heatmaps

@@ -45,7 +45,7 @@ class ConvNorm(nn.Sequential):
 
 
 class Block(nn.Module):
-    """An inverted residual: MobileNetV2's (arXiv 1801.04381), or with a fused expansion (arXiv 2104.00298)."""
+    """An inverted residual: MobileNetV2's (arXiv 1801.04381), or a fused one (arXiv 2104.00298)."""
 
     def __init__(self, inputs: int, stage: StageSettings, stride: int) -> None:
         """Build one block of a stage."""
@@ -217,23 +217,13 @@ def make_model(settings: ModelSettings) -> nn.Module:
 
 def fold_norms(model: nn.Module) -> nn.Module:
     """Fold batch normalisation into the convolutions before it, in place, for inference."""
-    model.eval()
-    for name, child in model.named_children():
-        if isinstance(child, ConvNorm) and isinstance(child[1], nn.BatchNorm2d):
-            folded = nn.utils.fusion.fuse_conv_bn_eval(child[0], child[1])
-            setattr(model, name, nn.Sequential(folded, *list(child)[2:]))
-        elif isinstance(child, nn.Sequential):
-            parts = [_fold_one(part) for part in child]
-            setattr(model, name, nn.Sequential(*parts))
-        else:
-            fold_norms(child)
+    for module in model.eval().modules():
+        if isinstance(module, ConvNorm) and isinstance(module[1], nn.BatchNorm2d):
+            convolution, norm = module[0], module[1]
+            assert isinstance(convolution, nn.Conv2d)
+            module[0] = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
+            module[1] = nn.Identity()
     return model
-
-
-def _fold_one(part: nn.Module) -> nn.Module:
-    if isinstance(part, ConvNorm):
-        return nn.Sequential(nn.utils.fusion.fuse_conv_bn_eval(part[0], part[1]), *list(part)[2:])
-    return fold_norms(part)
 
 
 def count_operations(model: nn.Module, size: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -44,6 +44,12 @@ class Annotation:
     pitch: float | None = None
     roll: float | None = None
     expression: str = ""
+
+    @classmethod
+    def of(cls, face: Face) -> Self:
+        """Keep the labels of a face whose picture is in memory, without the picture."""
+        meta = (face.yaw, face.pitch, face.roll, face.expression)
+        return cls(face.name, Path(face.name), face.points, face.weights, "jd106", face.box, *meta)
 
     @cached_property
     def jd(self) -> tuple[Points, Points]:
@@ -91,7 +97,7 @@ def _reader(path: Path) -> Iterator[Annotation]:
     if path.is_file() and not zipfile.is_zipfile(path):
         raise DataError("neither a zip nor a list (.txt) nor COCO keypoints (.json)", path=path)
     root = open_place(path)
-    folders = [root, *_folders(root)]
+    folders = [root, *walk(root)]
     kinds = [("picture", "landmark"), ("images", "landmarks")]
     places = [(folder, *names) for folder in folders for names in kinds if (folder / names[1]).is_dir()]
     if places:
@@ -104,12 +110,13 @@ def open_place(path: Path) -> Place:
     return zipfile.Path(path) if path.is_file() else path
 
 
-def _folders(root: Place) -> Iterator[Place]:
+def walk(root: Place) -> Iterator[Place]:
+    """Yield every folder below one, sorted; hidden ones are left out."""
     entries: list[Place] = [*root.iterdir()]
     for entry in sorted(entries, key=str):
         if entry.is_dir() and not entry.name.startswith("."):
             yield entry
-            yield from _folders(entry)
+            yield from walk(entry)
 
 
 def _files(folder: Place, suffixes: tuple[str, ...]) -> dict[str, Place]:
