@@ -131,7 +131,7 @@ def find_pupil(image: Image, lids: FloatArray) -> tuple[FloatArray, float]:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21)).astype(np.float32)
     response = cv2.filter2D(dark, -1, disc / disc.sum(), borderType=cv2.BORDER_CONSTANT)
     ys, xs = np.mgrid[:64, :96].astype(np.float32)
-    response *= np.exp(-(((xs - 48) / 14) ** 2) - ((ys - 32) / 7) ** 2)
-    weight = response**6
+    near_middle = np.exp(-(((xs - 48) / 8) ** 2) - ((ys - 32) / 3) ** 2)  # lashes are dark as well
+    weight = response**6 * near_middle
     at = np.array([(weight * xs).sum(), (weight * ys).sum()]) / weight.sum()
     return ((at - matrix[:, 2]) / scale).astype(np.float32), FROM_IMAGE
