@@ -153,3 +153,10 @@ def read_exported(path: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not weights of `mmtk landmarks export`: {reason}") from None
+
+
+def untrained(preset_or_file: str) -> Landmarker:
+    """Build the network of a preset or a settings file without weights, to measure what it costs."""
+    settings = resolve(LandmarkSettings, [config_layer("landmarks", preset_or_file)]).settings.model
+    device = torch.device("cpu")
+    return Landmarker(f"{preset_or_file} (untrained)", settings, fold_norms(make_model(settings)), device)

@@ -129,7 +129,8 @@ def simcc_divergence(logits: Tensor, target: Tensor) -> Tensor:
         `(n, points)`.
     """
     entropy = torch.special.entr(target).sum(-1)
-    return -(target * F.log_softmax(logits, dim=-1)).sum(-1) - entropy
+    crossed: Tensor = -(target * F.log_softmax(logits, dim=-1)).sum(-1)
+    return crossed - entropy
 
 
 def gaussian_heatmaps(places: Tensor, size: int, sigma: float) -> Tensor:

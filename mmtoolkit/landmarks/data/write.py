@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image
-from mmtoolkit.landmarks.data.read import Annotation
-from mmtoolkit.landmarks.points import Points, conversion
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.points import SCHEMES, Points, conversion
 
 
 def new_folder(path: Path) -> Path:
@@ -53,6 +54,32 @@ def write_jd(folder: Path, faces: Iterable[Face]) -> int:
     with (folder / "poses.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["name", "yaw", "pitch", "roll", "expression"], *rows])
     return len(rows)
+
+
+def convert_file(source: Path, target: Path, scheme: str, kind: str, scheme_from: str | None = None) -> int:
+    """Read a data set and write its labels with :func:`convert_set`.
+
+    Args:
+        source: data set.
+        target: file or folder to write.
+        scheme: of the points to write.
+        kind: a key of :data:`WRITERS`.
+        scheme_from: of the labels, where their number alone does not tell (three orders have 106 points).
+
+    Raises:
+        UsageError: if a scheme is unknown or has another number of points, or the target cannot be written.
+    """
+    conversion(scheme, "jd106")
+    annotations = read_annotations(source)
+    if scheme_from:
+        conversion(scheme_from, "jd106")
+        wrong = next((item for item in annotations if len(item.points) != SCHEMES[scheme_from]), None)
+        if wrong is not None:
+            raise UsageError(f"--from {scheme_from}: {wrong.name} has {len(wrong.points)} points")
+        annotations = [replace(item, scheme=scheme_from) for item in annotations]
+    if kind not in {"pts", "txt"} and (target.exists() or not target.parent.is_dir()):
+        raise UsageError(f"--output {target}: name a new file in a folder that is there")
+    return convert_set(annotations, target, scheme, kind)
 
 
 def convert_set(annotations: Sequence[Annotation], target: Path, scheme: str, kind: str) -> int:
