@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from mmtoolkit.landmarks.ict import PLACES, IctModel
-from mmtoolkit.landmarks.render import FloatArray
+from mmtoolkit.landmarks.render import Array
 
 _ROUNDS = 12
 _IDENTITIES = 50  # of 100: the finer ones cannot be seen in 68 points
@@ -30,20 +29,20 @@ class Fit:
         error: weighted root mean square distance to the human points, in pixels.
     """
 
-    coefficients: FloatArray
-    rotation: FloatArray
+    coefficients: Array
+    rotation: Array
     scale: float
-    shift: FloatArray
+    shift: Array
     distance: float
     error: float
 
-    def project(self, places: FloatArray) -> FloatArray:
+    def project(self, places: Array) -> Array:
         """Return pixels and depth in pixels `(..., 3)`, nearer is larger, of model places `(..., 3)`."""
         turned = places @ self.rotation.T
         pixels = turned[..., :2] * self._closeness(turned) + self.shift
         return np.concatenate([pixels, turned[..., 2:] * self.scale], axis=-1).astype(np.float32)
 
-    def _closeness(self, turned: FloatArray) -> FloatArray:
+    def _closeness(self, turned: Array) -> Array:
         """Return the pixels a centimetre `(..., 1)` at each depth."""
         return np.asarray(self.scale / (1 - turned[..., 2:] / self.distance), np.float32)
 
@@ -58,7 +57,7 @@ class Fit:
         return float(yaw), float(pitch), float(roll)
 
 
-def fit_head(model: IctModel, points: FloatArray, distances: tuple[float, ...] = DISTANCES) -> Fit:
+def fit_head(model: IctModel, points: Array, distances: tuple[float, ...] = DISTANCES) -> Fit:
     """Fit identity, expression, pose and camera to iBUG points `(68, 2)`.
 
     Pose and coefficients take turns, each by least squares; the jaw's points may slide along the
@@ -75,7 +74,7 @@ def fit_head(model: IctModel, points: FloatArray, distances: tuple[float, ...] =
     return best
 
 
-def _alternate(model: IctModel, points: FloatArray, distance: float, start: Fit | None) -> Fit:
+def _alternate(model: IctModel, points: Array, distance: float, start: Fit | None) -> Fit:
     if start is None:
         nothing = np.zeros(len(model.shapes), np.float32)
         start = Fit(nothing, np.eye(3, dtype=np.float32), 1.0, np.zeros(2, np.float32), distance, np.inf)
@@ -98,9 +97,7 @@ def _alternate(model: IctModel, points: FloatArray, distance: float, start: Fit 
     return fit
 
 
-def _match_jaw(
-    fit: Fit, neutral: FloatArray, basis: FloatArray, jaw: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _match_jaw(fit: Fit, neutral: Array, basis: Array, jaw: Array) -> tuple[Array, Array]:
     """Find for each jaw point its nearest place on the visible contour.
 
     Returns:
@@ -127,7 +124,7 @@ def _match_jaw(
     )
 
 
-def _pose(fit: Fit, places: FloatArray, points: FloatArray, weights: NDArray[np.float64]) -> Fit:
+def _pose(fit: Fit, places: Array, points: Array, weights: Array) -> Fit:
     """Solve rotation, scale and shift: an affine camera by least squares, then the nearest rotation."""
     for _ in range(3):
         closeness = fit._closeness(places @ fit.rotation.T) / fit.scale
@@ -150,7 +147,7 @@ def _pose(fit: Fit, places: FloatArray, points: FloatArray, weights: NDArray[np.
     return fit
 
 
-def _shape(fit: Fit, mean: FloatArray, basis: FloatArray, points: FloatArray, identities: int) -> Fit:
+def _shape(fit: Fit, mean: Array, basis: Array, points: Array, identities: int) -> Fit:
     """Solve the coefficients by ridge regression; expressions stay in [0, 1]."""
     turned = (mean + np.tensordot(fit.coefficients, basis, axes=1)) @ fit.rotation.T
     closeness = fit._closeness(turned)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.landmarks.points import FLIP
-from mmtoolkit.landmarks.render import FloatArray, even_spacing
+from mmtoolkit.landmarks.render import Array, even_spacing
 
 TEXTURE = 320
 TOP, SPAN = -1.85, 4.2
@@ -19,7 +19,8 @@ ROWS, COLUMNS = 88, 96
 # Half of the mean layout (the image's left), from common anthropometric proportions.
 _BROW = [(-0.90, -0.30), (-0.74, -0.43), (-0.57, -0.47), (-0.39, -0.45), (-0.21, -0.38),
          (-0.20, -0.30), (-0.38, -0.355), (-0.56, -0.375), (-0.735, -0.345)]  # fmt: skip
-_BROW_LINE = np.polynomial.Polynomial.fit(*np.abs(np.array(_BROW)).T * [[1], [-1]], 2)  # height by |x|
+_BROW_X, _BROW_Y = np.abs(np.array(_BROW)).T
+_BROW_LINE = np.polynomial.Polynomial.fit(_BROW_X, -_BROW_Y, 2)  # height of a brow by |x|
 _BRIDGE = [(0, -0.03), (0, 0.16), (0, 0.35), (0, 0.54)]
 _NOSE = [(-0.13, 0.02), (-0.17, 0.45), (-0.27, 0.60), (-0.17, 0.67), (-0.085, 0.70), (0, 0.72)]
 _EYE = [(-0.225, 0.00), (-0.165, -0.060), (0, -0.095), (0.135, -0.062), (0.215, 0.035),
@@ -30,7 +31,8 @@ _INNER_LIP = [(-0.33, 1.02), (-0.14, 1.005), (0, 1.01)]
 _LOWER_INNER_LIP = [(0, 1.02), (-0.14, 1.015)]
 _OUTLINE = np.array(  # height, half width
     [(-1.80, 0.0), (-1.70, 0.40), (-1.5, 0.70), (-1.2, 0.90), (-0.8, 1.0), (-0.3, 1.03), (0.1, 1.01),
-     (0.5, 0.96), (0.85, 0.88), (1.1, 0.77), (1.3, 0.63), (1.45, 0.47), (1.56, 0.28), (1.62, 0.12), (1.63, 0.0)]
+     (0.5, 0.96), (0.85, 0.88), (1.1, 0.77), (1.3, 0.63), (1.45, 0.47), (1.56, 0.28), (1.62, 0.12),
+     (1.63, 0.0)]
 )  # fmt: skip
 _MIDDLE = np.array([(-1.8, -0.2), (-0.6, -0.05), (0.3, 0.0), (0.9, 0.18), (1.3, 0.42), (1.63, 0.68)])
 _DEPTH = np.array(
@@ -53,14 +55,14 @@ class Head:
         iris: its radius; `pupils` `(2, 2)` where the eyes look.
     """
 
-    layout: FloatArray
-    outline: FloatArray
-    middle: FloatArray
-    depth: FloatArray
+    layout: Array
+    outline: Array
+    middle: Array
+    depth: Array
     nose: float
-    bulge: FloatArray
+    bulge: Array
     iris: float
-    pupils: FloatArray
+    pupils: Array
 
     @property
     def chin(self) -> float:
@@ -72,11 +74,11 @@ def _mirrored(half: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(-x, y) for x, y in half]
 
 
-def mean_layout() -> FloatArray:
+def mean_layout() -> Array:
     """Return the average face's points `(106, 2)` from the front, without its contour."""
     layout = np.zeros((106, 2))
     layout[33:42], layout[51:55], layout[55:61] = _BROW, _BRIDGE, _NOSE
-    layout[66:74] = np.array(_EYE) + (-0.45, 0)
+    layout[66:74] = np.array(_EYE) + np.array([-0.45, 0])
     layout[[74, 104]] = -0.45, -0.01
     layout[84:88], layout[93:96] = _LIP, _LOWER_LIP
     layout[96:99], layout[102:104] = _INNER_LIP, _LOWER_INNER_LIP
@@ -96,7 +98,7 @@ def draw_head(rng: np.random.Generator) -> Head:
         table[:, 0] = (table[:, 0] + 1.8) * stretch - 1.8
     depth[:, 1] *= rng.normal(1, 0.06)
     middle[-2:, 1] += rng.normal(0, 0.06)
-    layout += rng.normal(0, 0.008, layout.shape)
+    layout += rng.normal(0, 0.008, size=layout.shape)
     layout[[74, 83]] = layout[[104, 105]] = pupils
     return Head(
         layout.astype(np.float32),
@@ -104,21 +106,17 @@ def draw_head(rng: np.random.Generator) -> Head:
         middle.astype(np.float32),
         depth.astype(np.float32),
         float(np.clip(rng.normal(0.36, 0.07), 0.18, 0.6)),
-        np.clip(rng.normal(1, 0.4, 4), 0, 2.2).astype(np.float32),
+        np.clip(rng.normal(1, 0.4, size=4), 0, 2.2).astype(np.float32),
         float(rng.uniform(0.085, 0.105)),
         pupils.astype(np.float32),
     )
 
 
-def _scale(
-    layout: FloatArray, parts: list[int], centre: tuple[float, float], by: tuple[float, float]
-) -> None:
+def _scale(layout: Array, parts: list[int], centre: tuple[float, float], by: tuple[float, float]) -> None:
     layout[parts] = (layout[parts] - centre) * by + centre
 
 
-def _vary_identity(
-    layout: NDArray[np.float64], outline: NDArray[np.float64], rng: np.random.Generator
-) -> None:
+def _vary_identity(layout: Array, outline: Array, rng: np.random.Generator) -> None:
     """Change sizes and places of the parts, mostly alike on both sides."""
 
     def factor(deviation: float) -> float:
@@ -153,9 +151,7 @@ def _vary_identity(
     outline[outline[:, 0] < -0.6, 0] += rng.normal(0, 0.05)
 
 
-def _vary_expression(
-    layout: NDArray[np.float64], outline: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _vary_expression(layout: Array, outline: Array, rng: np.random.Generator) -> Array:
     """Open the mouth, smile, close the eyes, lift the brows; return the pupils `(2, 2)`."""
     lips = list(range(84, 104))
     smile = rng.choice([0.0, rng.uniform(-0.4, 1.0)], p=[0.4, 0.6])
@@ -189,7 +185,7 @@ def _vary_expression(
     return pupils
 
 
-def lift(head: Head, flat: FloatArray, turn: FloatArray | None = None) -> FloatArray:
+def lift(head: Head, flat: Array, turn: Array | None = None) -> Array:
     """Put points seen from the front onto the head.
 
     Args:
@@ -214,20 +210,21 @@ def lift(head: Head, flat: FloatArray, turn: FloatArray | None = None) -> FloatA
     return np.stack([x, height, z], axis=1).astype(np.float32)
 
 
-def _bump(x: FloatArray, y: FloatArray, at: tuple[float, float], width: float, height: float) -> FloatArray:
-    return np.exp(-(((np.abs(x) - at[0]) / width) ** 2) - ((y - at[1]) / height) ** 2)
+def _bump(x: Array, y: Array, at: tuple[float, float], width: float, height: float) -> Array:
+    bump: Array = np.exp(-(((np.abs(x) - at[0]) / width) ** 2) - ((y - at[1]) / height) ** 2)
+    return bump
 
 
-def _relief(head: Head, x: FloatArray, y: FloatArray) -> FloatArray:
+def _relief(head: Head, x: Array, y: Array) -> Array:
     """Return how far nose, lips, brow ridge, chin and cheeks stand out, eye sockets in."""
     points = head.layout
     root, tip, base = points[51, 1], points[54, 1], points[60, 1]
     lips, inner = points[[87, 93], 1], points[[98, 102], 1].mean()
     ys = [root - 0.2, root, tip - 0.12, tip, tip + 0.6 * (base - tip), base, base + 0.06]
-    ridge = np.interp(y, ys, np.array([0, 0.12, 0.85, 1.0, 0.75, 0.25, 0]) * head.nose)
+    ridge: Array = np.interp(y, ys, np.array([0, 0.12, 0.85, 1.0, 0.75, 0.25, 0]) * head.nose)
     wing = abs(points[57, 0])
     spread = np.interp(y, [root, tip - 0.1, tip, base], [0.09, 0.11, 0.6 * wing, 0.9 * wing])
-    total = ridge * np.exp(-((x / spread) ** 2))
+    total: Array = ridge * np.exp(-((x / spread) ** 2))
     total = total + 0.28 * head.nose * _bump(x, y, (0.72 * wing, points[57, 1]), 0.09, 0.08)
     total -= 0.13 * _bump(x, y, (0.43, 0.0), 0.26, 0.17) - 0.05 * _bump(x, y, (0.45, 0.0), 0.16, 0.10)
     total += head.bulge[0] * 0.06 * _bump(x, y, (0.4, points[35, 1]), 0.4, 0.12)
@@ -235,10 +232,11 @@ def _relief(head: Head, x: FloatArray, y: FloatArray) -> FloatArray:
         total += head.bulge[1] * size * _bump(x, y, (0.0, (2 * lip + inner) / 3), 0.26, 0.07)
     total += head.bulge[2] * 0.09 * _bump(x, y, (0.0, head.chin - 0.17), 0.24, 0.16)
     total += head.bulge[3] * 0.05 * _bump(x, y, (0.55, 0.5), 0.25, 0.28)
-    return total - 0.04 * _bump(x, y, (0.0, lips[1] + 0.12), 0.25, 0.07)
+    total -= 0.04 * _bump(x, y, (0.0, lips[1] + 0.12), 0.25, 0.07)
+    return total
 
 
-def contour_strips(head: Head, places: int = 24) -> FloatArray:
+def contour_strips(head: Head, places: int = 24) -> Array:
     """Return the places `(33, places, 3)` that each contour point may take at a turned pose."""
     outline = head.outline[head.outline[:, 0] > CONTOUR_TOP]
     start = np.interp(CONTOUR_TOP, head.outline[:, 0], head.outline[:, 1])
@@ -250,7 +248,7 @@ def contour_strips(head: Head, places: int = 24) -> FloatArray:
     return lift(head, flat.astype(np.float32), turn.ravel()).reshape(33, places, 3)
 
 
-def surface(head: Head) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
+def surface(head: Head) -> tuple[Array, Array, NDArray[np.int32]]:
     """Return the head's vertices `(n, 3)`, texture places `(n, 2)` in pixels, and triangles."""
     turn = np.interp(np.linspace(-1, 1, COLUMNS), _ACROSS, _TURN)
     height = np.concatenate([np.linspace(-1.8, -0.6, 22), np.linspace(-0.58, head.chin, ROWS - 22)])
@@ -265,14 +263,14 @@ def surface(head: Head) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
     return vertices, _unroll(turns, heights), triangles.astype(np.int32)
 
 
-def texture_places(head: Head, flat: FloatArray) -> FloatArray:
+def texture_places(head: Head, flat: Array) -> Array:
     """Return where points seen from the front `(n, 2)` stand in the texture, in pixels."""
     width = np.interp(flat[:, 1], head.outline[:, 0], head.outline[:, 1])
     turn = np.arcsin(np.clip(flat[:, 0] / np.maximum(width, 1e-3), -1, 1))
     return _unroll(turn, flat[:, 1])
 
 
-def _unroll(turn: FloatArray, height: FloatArray) -> FloatArray:
+def _unroll(turn: Array, height: Array) -> Array:
     across = np.interp(turn, _TURN, _ACROSS)
     places = np.stack([(across + 1) / 2, (height - TOP) / SPAN], axis=1) * (TEXTURE - 1)
     return places.astype(np.float32)

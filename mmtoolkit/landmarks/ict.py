@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.points import IBUG_PLACES
-from mmtoolkit.landmarks.render import FloatArray
+from mmtoolkit.landmarks.render import Array
 
 _SHAPES = {"neutral": 2, "identity": 3, "expression": 3, "quads": 2, "material": 1, "landmarks68": 1}
 SKIN = ("M_Face", "M_BackHead")
@@ -36,11 +36,12 @@ class Anchors:
     """
 
     vertices: NDArray[np.int64]
-    shares: FloatArray
+    shares: Array
 
-    def of(self, mesh: FloatArray) -> FloatArray:
+    def of(self, mesh: Array) -> Array:
         """Return the places `(..., n, 3)` on a mesh or on each of its shapes `(..., vertices, 3)`."""
-        return np.einsum("...nkc,nk->...nc", mesh[..., self.vertices, :], self.shares)
+        places: Array = np.einsum("...nkc,nk->...nc", mesh[..., self.vertices, :], self.shares)
+        return places
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class IctModel:
         irises: vertex numbers of the left and the right iris in the image.
     """
 
-    neutral: FloatArray
-    shapes: FloatArray
+    neutral: Array
+    shapes: Array
     identities: int
     skin: NDArray[np.int32]
     landmarks: NDArray[np.int64]
@@ -67,9 +68,10 @@ class IctModel:
     extra: dict[int, Anchors]
     irises: tuple[NDArray[np.int64], NDArray[np.int64]]
 
-    def mesh(self, coefficients: FloatArray) -> FloatArray:
+    def mesh(self, coefficients: Array) -> Array:
         """Return the vertices `(vertices, 3)` of coefficients `(identities + expressions,)`."""
-        return self.neutral + np.tensordot(coefficients, self.shapes, axes=1)
+        mesh: Array = self.neutral + np.tensordot(coefficients, self.shapes, axes=1)
+        return mesh
 
 
 def load_ict(path: Path) -> IctModel:
@@ -89,7 +91,7 @@ def load_ict(path: Path) -> IctModel:
     return _build(arrays)
 
 
-def _build(arrays: dict[str, NDArray[np.generic]]) -> IctModel:
+def _build(arrays: dict[str, Array]) -> IctModel:
     down = np.array([1, -1, 1], np.float32)
     neutral = arrays["neutral"].astype(np.float32) * down
     names = arrays["material_names"].tolist()
@@ -109,15 +111,13 @@ def _build(arrays: dict[str, NDArray[np.generic]]) -> IctModel:
     )
 
 
-def _triangles(quads: NDArray[np.generic]) -> NDArray[np.int32]:
+def _triangles(quads: Array) -> NDArray[np.int32]:
     """Cut quads `(n, 4)` in two; a fourth vertex of -1 marks a triangle."""
     whole = quads[quads[:, 3] >= 0]
     return np.concatenate([quads[:, :3], whole[:, [0, 2, 3]]]).astype(np.int32)
 
 
-def cast_rays(
-    mesh: FloatArray, triangles: NDArray[np.int32], origins: FloatArray, directions: FloatArray
-) -> Anchors:
+def cast_rays(mesh: Array, triangles: NDArray[np.int32], origins: Array, directions: Array) -> Anchors:
     """Return where rays `(n, 3)` leave a mesh: their farthest hit (Moeller and Trumbore 1997)."""
     first = mesh[triangles[:, 0]]
     one, two = mesh[triangles[:, 1]] - first, mesh[triangles[:, 2]] - first
@@ -139,7 +139,7 @@ def cast_rays(
     return Anchors(np.array(vertices, np.int64), np.array(shares, np.float32))
 
 
-def _contour_anchors(neutral: FloatArray, face: NDArray[np.int32], jaw: FloatArray) -> Anchors:
+def _contour_anchors(neutral: Array, face: NDArray[np.int32], jaw: Array) -> Anchors:
     """Run a strip from each of 33 places on the jaw line over the cheek, at constant height."""
     places = np.array(IBUG_PLACES[:17])
     steps = np.interp(np.arange(33), places, np.arange(17))
@@ -156,7 +156,7 @@ def _contour_anchors(neutral: FloatArray, face: NDArray[np.int32], jaw: FloatArr
     return cast_rays(neutral, face, origins.astype(np.float32), directions.astype(np.float32))
 
 
-def _extra_anchors(neutral: FloatArray, face: NDArray[np.int32], points: FloatArray) -> dict[int, Anchors]:
+def _extra_anchors(neutral: Array, face: NDArray[np.int32], points: Array) -> dict[int, Anchors]:
     """Place lower brows, nose roots and wings on the left by the tables above, and mirror them."""
     left = {number: (x, -y) for number, (x, y) in _NOSE.items()}
     for number, (upper, beside, below) in _LOWER_BROW.items():

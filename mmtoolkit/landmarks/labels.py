@@ -12,7 +12,7 @@ from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.fit import Fit, fit_head
 from mmtoolkit.landmarks.ict import PLACES, IctModel
 from mmtoolkit.landmarks.points import Conversion, conversion
-from mmtoolkit.landmarks.render import FloatArray, visible_contour
+from mmtoolkit.landmarks.render import Array, visible_contour
 
 LIDS = {104: [66, 67, 68, 69, 70, 71, 72, 73], 105: [75, 76, 77, 78, 79, 80, 81, 82]}
 CENTRES = {104: 74, 105: 83}
@@ -30,13 +30,13 @@ class Completed:
         fit: the head, and `warp` what moves its projection onto the human points.
     """
 
-    points: FloatArray
-    confidence: FloatArray
+    points: Array
+    confidence: Array
     fit: Fit
     warp: RBFInterpolator
 
 
-def complete_points(model: IctModel, image: Image, human: FloatArray) -> Completed:
+def complete_points(model: IctModel, image: Image, human: Array) -> Completed:
     """Find all 106 points of a face of which 68 were labelled.
 
     Args:
@@ -64,7 +64,7 @@ def _twins() -> Conversion:
     return conversion("ibug68", "jd106")
 
 
-def project_points(model: IctModel, fit: Fit) -> FloatArray:
+def project_points(model: IctModel, fit: Fit) -> Array:
     """Return the head's own 106 points `(106, 2)` on the photograph, the contour on its silhouette."""
     mesh = model.mesh(fit.coefficients)
     shown = fit.project(mesh)[:, :2]
@@ -78,16 +78,16 @@ def project_points(model: IctModel, fit: Fit) -> FloatArray:
     return points
 
 
-def fit_warp(drawn: FloatArray, labelled: FloatArray, fit: Fit) -> RBFInterpolator:
+def fit_warp(drawn: Array, labelled: Array, fit: Fit) -> RBFInterpolator:
     """Return a smooth warp (thin plate) that moves the drawn points onto the labelled ones."""
     smoothing = float((0.3 * fit.scale) ** 2)
     return RBFInterpolator(drawn, labelled, kernel="thin_plate_spline", smoothing=smoothing)
 
 
 def _end_contour(
-    points: FloatArray,
-    drawn: FloatArray,
-    confidence: FloatArray,
+    points: Array,
+    drawn: Array,
+    confidence: Array,
     mask: NDArray[np.bool_],
 ) -> None:
     """Continue the human contour upwards in the fitted one's direction, with its own even steps."""
@@ -102,7 +102,7 @@ def _end_contour(
             confidence[number] = FROM_CONTOUR
 
 
-def find_pupil(image: Image, lids: FloatArray) -> tuple[FloatArray, float]:
+def find_pupil(image: Image, lids: Array) -> tuple[Array, float]:
     """Find the dark disc between the lids.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.landmarks.head import SPAN, TEXTURE, TOP, Head, texture_places
-from mmtoolkit.landmarks.render import FloatArray
+from mmtoolkit.landmarks.render import Array
 
 _SKINS = np.array(
     [(255, 224, 205), (241, 200, 170), (226, 175, 140), (198, 138, 102), (150, 98, 68), (88, 56, 42)]
@@ -27,7 +27,7 @@ _IRISES = np.array([(58, 36, 22), (92, 62, 36), (84, 102, 62), (78, 112, 142), (
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 
-def paint_head(head: Head, rng: np.random.Generator) -> FloatArray:
+def paint_head(head: Head, rng: np.random.Generator) -> Array:
     """Return the texture `(TEXTURE, TEXTURE, 3)` of a head, RGB in [0, 1]."""
     skin = _pick(_SKINS, rng)
     hair = _pick(_HAIRS, rng)
@@ -39,22 +39,24 @@ def paint_head(head: Head, rng: np.random.Generator) -> FloatArray:
     _brows(texture, head, hair, rng)
     _mouth(texture, head, skin, rng)
     _nose(texture, head)
-    _hair(texture, head, hair, rng)
-    return np.clip(texture, 0, 1)
+    _hair(texture, hair, rng)
+    np.clip(texture, 0, 1, out=texture)
+    return texture
 
 
-def _pick(palette: NDArray[np.int64], rng: np.random.Generator) -> FloatArray:
+def _pick(palette: NDArray[np.int64], rng: np.random.Generator) -> Array:
     """Return a colour between two neighbours of a palette."""
     place = rng.random() * (len(palette) - 1)
     first = int(place)
-    colour = palette[first] + (palette[first + 1] - palette[first]) * (place - first)
-    return (np.clip(colour * rng.normal(1, 0.06, 3), 4, 255) / 255).astype(np.float32)
+    colour: Array = palette[first] + (palette[first + 1] - palette[first]) * (place - first)
+    varied: Array = (np.clip(colour * rng.normal(1, 0.06, 3), 4, 255) / 255).astype(np.float32)
+    return varied
 
 
-def noise(size: int, cells: int, rng: np.random.Generator) -> FloatArray:
+def noise(size: int, cells: int, rng: np.random.Generator) -> Array:
     """Return smooth noise `(size, size)` of deviation about 1 with `cells` cells across."""
     coarse = rng.normal(size=(cells, cells)).astype(np.float32)
-    smooth: FloatArray = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    smooth: Array = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     return smooth
 
 
@@ -63,15 +65,15 @@ class _Mask:
     """A soft mask `(height, width, 1)` and the part of the texture that it covers."""
 
     where: tuple[slice, slice]
-    share: FloatArray
+    share: Array
 
-    def __mul__(self, factor: float | FloatArray) -> "_Mask":
+    def __mul__(self, factor: float | Array) -> "_Mask":
         """Scale the mask, by a number or by a map of the whole texture."""
         local = factor[self.where] if isinstance(factor, np.ndarray) else np.float32(factor)
         return _Mask(self.where, self.share * local)
 
 
-def _cut(lines: list[FloatArray], blur: float, width: int = 0, *, closed: bool = False) -> _Mask:
+def _cut(lines: list[Array], blur: float, width: int = 0, *, closed: bool = False) -> _Mask:
     """Fill polygons, or draw lines of a width, with a soft edge, in the small part that they cover."""
     margin = int(3 * blur) + width + 2
     corners = np.concatenate(lines)
@@ -88,16 +90,16 @@ def _cut(lines: list[FloatArray], blur: float, width: int = 0, *, closed: bool =
     return _Mask((slice(top, bottom), slice(left, right)), (soft / np.float32(255))[..., None])
 
 
-def _blend(texture: FloatArray, mask: _Mask, colour: FloatArray | float) -> None:
+def _blend(texture: Array, mask: _Mask, colour: Array | float) -> None:
     part = texture[mask.where]
     part += mask.share * (colour - part)
 
 
-def _darken(texture: FloatArray, mask: _Mask, by: float | FloatArray) -> None:
+def _darken(texture: Array, mask: _Mask, by: float | Array) -> None:
     texture[mask.where] *= 1 - mask.share * np.float32(by)
 
 
-def _smooth(points: FloatArray, steps: int = 4) -> FloatArray:
+def _smooth(points: Array, steps: int = 4) -> Array:
     """Return a closed curve through points `(n, 2)` (Catmull-Rom)."""
     before, after, far = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
     t = (np.arange(steps) / steps)[:, None, None]
@@ -105,23 +107,24 @@ def _smooth(points: FloatArray, steps: int = 4) -> FloatArray:
         2 * points + (after - before) * t + (2 * before - 5 * points + 4 * after - far) * t**2
         + (3 * points - before - 3 * after + far) * t**3
     )  # fmt: skip
-    return curve.transpose(1, 0, 2).reshape(-1, 2)
+    flat: Array = curve.transpose(1, 0, 2).reshape(-1, 2)
+    return flat
 
 
-def _spot(head: Head, at: tuple[float, float], radius: tuple[float, float]) -> FloatArray:
+def _spot(head: Head, at: tuple[float, float], radius: tuple[float, float]) -> Array:
     angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius + at
     return texture_places(head, ring.astype(np.float32))
 
 
-def _tint(texture: FloatArray, head: Head, rng: np.random.Generator) -> None:
+def _tint(texture: Array, head: Head, rng: np.random.Generator) -> None:
     """Uneven skin: blotches, pores, blushed cheeks, darker sockets, folds beside the mouth."""
     texture *= (1 + 0.05 * noise(TEXTURE, 7, rng) + 0.02 * noise(TEXTURE, 110, rng))[..., None]
     pale = np.array([0.0, 0.22, 0.24], np.float32)
     depth, folds = rng.uniform(0.03, 0.25), rng.uniform(0, 0.3)
     blush = rng.uniform(0, 0.6) * pale
     wing, corner = np.abs(head.layout[57]), np.abs(head.layout[84])
-    fold = np.array([wing + (0.03, 0), (wing + corner) / 2 + (0.12, 0), corner + (0.08, 0.02)])
+    fold = np.stack([wing, (wing + corner) / 2, corner]) + np.array([(0.03, 0), (0.12, 0), (0.08, 0.02)])
     for side in (-1, 1):
         _darken(texture, _cut([_spot(head, (side * 0.55, 0.5), (0.28, 0.24))], 12), blush)
         _darken(texture, _cut([_spot(head, (side * 0.43, -0.02), (0.27, 0.17))], 6), depth)
@@ -132,7 +135,7 @@ def _tint(texture: FloatArray, head: Head, rng: np.random.Generator) -> None:
         _darken(texture, _cut([_spot(head, at, (0.025, 0.025))], 0.8), rng.uniform(0.1, 0.5))
 
 
-def _eyes(texture: FloatArray, head: Head, skin: FloatArray, rng: np.random.Generator) -> None:
+def _eyes(texture: Array, head: Head, skin: Array, rng: np.random.Generator) -> None:
     iris, white = _pick(_IRISES, rng), np.float32(rng.uniform(0.7, 0.95))
     lash = rng.uniform(0.1, 0.9)
     for rim, pupil in (([*range(66, 74)], head.pupils[0]), ([*range(75, 83)], head.pupils[1])):
@@ -156,7 +159,7 @@ def _eyes(texture: FloatArray, head: Head, skin: FloatArray, rng: np.random.Gene
         _blend(texture, _cut([crease], 1.2, 1) * 0.4, skin * 0.55)
 
 
-def _brows(texture: FloatArray, head: Head, hair: FloatArray, rng: np.random.Generator) -> None:
+def _brows(texture: Array, head: Head, hair: Array, rng: np.random.Generator) -> None:
     colour, strength = hair * rng.uniform(0.4, 0.9), rng.uniform(0.35, 0.95)
     rough = np.clip(1 + 0.35 * noise(TEXTURE, 120, rng), 0, 1)[..., None]
     for brow in (range(33, 42), range(42, 51)):
@@ -164,7 +167,7 @@ def _brows(texture: FloatArray, head: Head, hair: FloatArray, rng: np.random.Gen
         _blend(texture, _cut([place], rng.uniform(0.8, 1.8)) * strength * rough, colour)
 
 
-def _mouth(texture: FloatArray, head: Head, skin: FloatArray, rng: np.random.Generator) -> None:
+def _mouth(texture: Array, head: Head, skin: Array, rng: np.random.Generator) -> None:
     outer = texture_places(head, _smooth(head.layout[84:96]))
     inner_points = _smooth(head.layout[96:104])
     inner = texture_places(head, inner_points)
@@ -186,7 +189,7 @@ def _mouth(texture: FloatArray, head: Head, skin: FloatArray, rng: np.random.Gen
     _blend(texture, _cut([inner], 0.5, 1, closed=True) * 0.7, skin * 0.2)
 
 
-def _nose(texture: FloatArray, head: Head) -> None:
+def _nose(texture: Array, head: Head) -> None:
     """Nostrils, and the shadow where the wings meet the cheek."""
     points = head.layout
     for x in points[[59, 61], 0]:
@@ -197,7 +200,7 @@ def _nose(texture: FloatArray, head: Head) -> None:
         _darken(texture, _cut([texture_places(head, line)], 1.0, 1), 0.45)
 
 
-def _beard(texture: FloatArray, head: Head, hair: FloatArray, rng: np.random.Generator) -> None:
+def _beard(texture: Array, head: Head, hair: Array, rng: np.random.Generator) -> None:
     base, corner, chin = head.layout[60, 1], head.layout[84], head.chin
     ring = [(-1.2, 0.35), (-0.75, 0.7), (corner[0] - 0.1, base + 0.14), (0, base + 0.08)]
     ring += [(-x, y) for x, y in ring[-2::-1]] + [(1.3, chin + 0.3), (-1.3, chin + 0.3)]
@@ -209,7 +212,7 @@ def _beard(texture: FloatArray, head: Head, hair: FloatArray, rng: np.random.Gen
     _blend(texture, _cut([area], 5) * rough * rng.uniform(0.15, 0.95), hair * 0.8)
 
 
-def _hair(texture: FloatArray, head: Head, hair: FloatArray, rng: np.random.Generator) -> None:
+def _hair(texture: Array, hair: Array, rng: np.random.Generator) -> None:
     """Hair above a hairline that runs from ear to ear; sometimes a fringe, sometimes none."""
     if rng.random() < 0.08:
         return

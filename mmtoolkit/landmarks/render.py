@@ -9,10 +9,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+Array = NDArray[Any]
+"""Numbers of some kind; docstrings say of which shape."""
 
 
-def rotation_matrix(yaw: float, pitch: float, roll: float) -> FloatArray:
+def rotation_matrix(yaw: float, pitch: float, roll: float) -> Array:
     """Return the 3 x 3 rotation of a head: roll after pitch after yaw, all in degrees.
 
     Positive yaw turns the nose to the image's right, positive pitch turns it down, positive roll
@@ -22,23 +23,25 @@ def rotation_matrix(yaw: float, pitch: float, roll: float) -> FloatArray:
     around_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     around_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     around_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return (around_z @ around_x @ around_y).astype(np.float32)
+    turn: Array = (around_z @ around_x @ around_y).astype(np.float32)
+    return turn
 
 
-def vertex_normals(vertices: FloatArray, triangles: NDArray[np.int32]) -> FloatArray:
+def vertex_normals(vertices: Array, triangles: NDArray[np.int32]) -> Array:
     """Return unit normals `(vertices, 3)`, each the area-weighted mean of the triangles around it."""
     corners = vertices[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = np.stack(
+    total: Array = np.stack(
         [np.bincount(triangles.ravel(), np.repeat(normals[:, axis], 3), len(vertices)) for axis in range(3)],
         axis=1,
     )
-    return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return total.astype(np.float32)
 
 
 def _rasterise(
-    screen: FloatArray, triangles: NDArray[np.int32], attributes: FloatArray, height: int, width: int
-) -> tuple[FloatArray, FloatArray]:
+    screen: Array, triangles: NDArray[np.int32], attributes: Array, height: int, width: int
+) -> tuple[Array, Array]:
     image = np.zeros((height, width, attributes.shape[1]), np.float32)
     depth = np.full((height, width), -np.inf, np.float32)
     for t in range(len(triangles)):
@@ -70,15 +73,16 @@ _compiled: Any = numba.njit(cache=True)(_rasterise)
 
 
 def rasterise(
-    screen: FloatArray, triangles: NDArray[np.int32], attributes: FloatArray, height: int, width: int
-) -> tuple[FloatArray, FloatArray]:
+    screen: Array, triangles: NDArray[np.int32], attributes: Array, height: int, width: int
+) -> tuple[Array, Array]:
     """Draw triangles with a z-buffer and interpolate what their vertices carry.
 
     Args:
         screen: `(vertices, 3)`, pixel coordinates and depth, nearer is larger.
         triangles: `(triangles, 3)` vertex numbers, in either orientation.
         attributes: `(vertices, channels)` values to interpolate.
-        height: of the image in pixels; likewise `width`.
+        height: of the image in pixels.
+        width: of the image in pixels.
 
     Returns:
         The attributes `(height, width, channels)` and the depth `(height, width)`, -inf where nothing is.
@@ -93,7 +97,7 @@ def rasterise(
     return image, depth
 
 
-def visible_contour(strips: FloatArray) -> FloatArray:
+def visible_contour(strips: Array) -> Array:
     """Move contour points of a turned head to its silhouette.
 
     A strip holds the places that a contour point may take: it starts on the jaw line and runs over
@@ -116,7 +120,7 @@ def visible_contour(strips: FloatArray) -> FloatArray:
     return np.concatenate([left, right[1:]])
 
 
-def even_spacing(line: FloatArray, count: int) -> FloatArray:
+def even_spacing(line: Array, count: int) -> Array:
     """Return `count` points at equal distances along a polyline `(points, 2)`, its ends included."""
     steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
     length = np.concatenate([[0.0], np.cumsum(steps)])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.ict import PLACES, IctModel
 from mmtoolkit.landmarks.labels import Completed
-from mmtoolkit.landmarks.render import FloatArray, rasterise, rotation_matrix, visible_contour
+from mmtoolkit.landmarks.render import Array, rasterise, rotation_matrix, visible_contour
 
 CELLS = 160
 _SLOPE = 0.35  # by how much the scene recedes for each pixel beside the head
@@ -32,12 +32,12 @@ class Relief:
     """
 
     image: Image
-    depth: FloatArray
-    points: FloatArray
-    strips: FloatArray
-    pivot: FloatArray
+    depth: Array
+    points: Array
+    strips: Array
+    pivot: Array
 
-    def turn(self, yaw: float, pitch: float) -> tuple[Image, FloatArray]:
+    def turn(self, yaw: float, pitch: float) -> tuple[Image, Array]:
         """Return picture and points `(106, 2)` after turning by some degrees to the right and down.
 
         The picture keeps its size and is black where the photograph does not reach. Turning a face
@@ -46,7 +46,7 @@ class Relief:
         height, width = self.image.shape[:2]
         rotation = rotation_matrix(yaw, pitch, 0.0)
 
-        def turned(places: FloatArray) -> FloatArray:
+        def turned(places: Array) -> Array:
             return ((places - self.pivot) @ rotation.T + self.pivot).astype(np.float32)
 
         vertices, triangles = _grid(self.depth)
@@ -75,7 +75,7 @@ def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
     )
 
 
-def depth_relief(shown: FloatArray, triangles: NDArray[np.int32], height: int, width: int) -> FloatArray:
+def depth_relief(shown: Array, triangles: NDArray[np.int32], height: int, width: int) -> Array:
     """Return a depth in pixels `(height, width)` for every pixel: the head's, and a slope around it."""
     _, depth = rasterise(shown, triangles, shown[:, 2:], height, width)
     covered = np.isfinite(depth)
@@ -92,7 +92,7 @@ def depth_relief(shown: FloatArray, triangles: NDArray[np.int32], height: int, w
     return relief * share + smooth * (1 - share)
 
 
-def _grid(depth: FloatArray) -> tuple[FloatArray, NDArray[np.int32]]:
+def _grid(depth: Array) -> tuple[Array, NDArray[np.int32]]:
     """Return the vertices `(n, 3)` of a grid over the picture, and its triangles."""
     height, width = depth.shape
     xs, ys = np.meshgrid(

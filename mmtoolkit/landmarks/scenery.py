@@ -4,15 +4,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmtoolkit.landmarks.render import FloatArray
+from mmtoolkit.landmarks.render import Array
 
 Image = NDArray[np.uint8]
 
 
-def draw_background(size: int, rng: np.random.Generator) -> FloatArray:
+def draw_background(size: int, rng: np.random.Generator) -> Array:
     """Return a picture `(size, size, 3)` in [0, 1] without a face: gradients, clutter, textures."""
     corners = rng.random((2, 2, 3)).astype(np.float32) * rng.uniform(0.3, 1)
-    picture = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
+    picture: Array = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     for _ in range(rng.integers(0, 12)):
         _draw_shape(picture, rng)
     if rng.random() < 0.5:
@@ -29,7 +29,7 @@ def draw_background(size: int, rng: np.random.Generator) -> FloatArray:
     return np.clip(picture, 0, 1)
 
 
-def _draw_shape(picture: FloatArray, rng: np.random.Generator) -> None:
+def _draw_shape(picture: Array, rng: np.random.Generator) -> None:
     size = len(picture)
     colour = tuple(rng.random(3).tolist())
     at = rng.uniform(-0.1, 1.1, 2) * size
@@ -47,7 +47,7 @@ def _draw_shape(picture: FloatArray, rng: np.random.Generator) -> None:
         cv2.line(picture, centre, (int(other[0]), int(other[1])), colour, width, cv2.LINE_AA)
 
 
-def light_factor(normals: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+def light_factor(normals: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Draw two lights and an ambient one.
 
     Args:
@@ -61,9 +61,9 @@ def light_factor(normals: FloatArray, rng: np.random.Generator) -> tuple[FloatAr
     factor = np.full(normals.shape, rng.uniform(0.3, 0.65), np.float32)
     gloss = np.zeros((len(normals), 1), np.float32)
     for strength in (rng.uniform(0.35, 0.85), rng.choice([0, rng.uniform(0, 0.5)])):
-        direction = rng.normal(0, [0.8, 0.5, 0.3]) + (0, -0.35, 0.8)
+        direction = np.array([0, -0.35, 0.8]) + rng.normal(0, [0.8, 0.5, 0.3])
         direction /= np.linalg.norm(direction)
-        halfway = direction + (0, 0, 1)
+        halfway = direction + np.array([0, 0, 1])
         halfway /= np.linalg.norm(halfway)
         facing = np.clip(normals @ np.stack([direction, halfway], axis=1).astype(np.float32), 0, 1)
         factor += np.float32(strength) * facing[:, :1] * warmth
@@ -71,7 +71,7 @@ def light_factor(normals: FloatArray, rng: np.random.Generator) -> tuple[FloatAr
     return factor, gloss
 
 
-def draw_occluder(picture: FloatArray, box: FloatArray, rng: np.random.Generator) -> None:
+def draw_occluder(picture: Array, box: Array, rng: np.random.Generator) -> None:
     """Put one thing in front of a face, such as a hand, a cup or a strip of cloth, in place."""
     size = box[2:] - box[:2]
     edge = rng.uniform(0, 2 * np.pi)
@@ -89,9 +89,7 @@ def draw_occluder(picture: FloatArray, box: FloatArray, rng: np.random.Generator
     picture += soft * (np.clip(layer, 0, 1) - picture)
 
 
-def draw_glasses(
-    picture: FloatArray, rims: list[FloatArray], arms: list[FloatArray], rng: np.random.Generator
-) -> None:
+def draw_glasses(picture: Array, rims: list[Array], arms: list[Array], rng: np.random.Generator) -> None:
     """Draw glasses in place: rims `(n, 2)` around both eyes, the bridge and arms as lines."""
     unit = float(np.ptp(rims[0][:, 0]))
     frame = tuple((rng.random(3) * rng.choice([0.15, 0.9])).tolist())
@@ -106,7 +104,7 @@ def draw_glasses(
         cv2.polylines(picture, [np.round(line * 16).astype(np.int32)], closed, frame, width, cv2.LINE_AA, 4)
 
 
-def take_picture(picture: FloatArray, rng: np.random.Generator) -> Image:
+def take_picture(picture: Array, rng: np.random.Generator) -> Image:
     """Turn a scene in [0, 1] into uint8 with a camera's gamma, blur, noise and compression."""
     picture = np.clip(picture * rng.uniform(0.75, 1.2), 0, 1) ** float(rng.uniform(0.7, 1.3))
     if rng.random() < 0.08:
@@ -124,5 +122,7 @@ def take_picture(picture: FloatArray, rng: np.random.Generator) -> Image:
     image = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.3:
         _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
-        image = cv2.imdecode(packed, cv2.IMREAD_COLOR).astype(np.uint8)
+        unpacked = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+        assert unpacked is not None
+        return unpacked.astype(np.uint8)
     return image

@@ -15,7 +15,7 @@ from mmtoolkit.landmarks.data import Face, jitter_box
 from mmtoolkit.landmarks.head import Head, contour_strips, draw_head, lift, surface, texture_places
 from mmtoolkit.landmarks.paint import paint_head
 from mmtoolkit.landmarks.render import (
-    FloatArray,
+    Array,
     rasterise,
     rotation_matrix,
     vertex_normals,
@@ -43,12 +43,12 @@ class Camera:
         centre: `(2,)` pixel of the origin.
     """
 
-    rotation: FloatArray
+    rotation: Array
     distance: float
     scale: float
-    centre: FloatArray
+    centre: Array
 
-    def project(self, places: FloatArray) -> FloatArray:
+    def project(self, places: Array) -> Array:
         """Return `(..., 3)`: pixels and depth (nearer is larger) of places in head coordinates."""
         turned = places @ self.rotation.T
         pixels = (
@@ -87,14 +87,14 @@ def render_face(name: str, size: int, rng: np.random.Generator) -> Face:
     if rng.random() < 0.15:
         draw_occluder(picture, box, rng)
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    points = (points + 0.5) / FINER - 0.5
+    points = ((points + 0.5) / FINER - 0.5).astype(np.float32)
     ones = np.ones(len(points), np.float32)
     expression = "open_mouth" if head.layout[102, 1] - head.layout[98, 1] > 0.08 else "neutral"
     box = jitter_box(points, ones, rng)
     return Face(name, take_picture(small, rng), points, ones, box, yaw, pitch, roll, expression)
 
 
-def face_points(head: Head, camera: Camera) -> FloatArray:
+def face_points(head: Head, camera: Camera) -> Array:
     """Return the 106 points `(106, 2)` of a head in the picture, the contour on its silhouette."""
     points = camera.project(lift(head, head.layout))[:, :2]
     points[:33] = visible_contour(camera.project(contour_strips(head))[..., :2])
@@ -107,7 +107,7 @@ def _draw_pose(rng: np.random.Generator) -> tuple[float, float, float]:
     return float(yaw), float(np.clip(rng.normal(0, 10), -30, 30)), float(np.clip(rng.normal(0, 12), -45, 45))
 
 
-def _frame(camera: Camera, points: FloatArray, size: int, rng: np.random.Generator) -> Camera:
+def _frame(camera: Camera, points: Array, size: int, rng: np.random.Generator) -> Camera:
     """Place the face so that it fills 40 to 62 % of the picture and lies inside it."""
     low, high = points.min(0), points.max(0)
     scale = float(size * rng.uniform(0.40, 0.62) / (high - low).max())
@@ -116,7 +116,7 @@ def _frame(camera: Camera, points: FloatArray, size: int, rng: np.random.Generat
     return Camera(camera.rotation, camera.distance, scale, (corner - low * scale).astype(np.float32))
 
 
-def _body(head: Head, rng: np.random.Generator) -> list[tuple[FloatArray, NDArray[np.int32], FloatArray]]:
+def _body(head: Head, rng: np.random.Generator) -> list[tuple[Array, NDArray[np.int32], Array]]:
     """Return ears and neck: vertices, triangles, and a place on the skin to take the colour from."""
     turn, tilt = np.meshgrid(np.linspace(0, 2 * np.pi, 17), np.linspace(0, np.pi, 9))
     ball = np.stack([np.cos(turn) * np.sin(tilt), -np.cos(tilt), np.sin(turn) * np.sin(tilt)], -1).reshape(
@@ -143,7 +143,7 @@ def _body(head: Head, rng: np.random.Generator) -> list[tuple[FloatArray, NDArra
     ]
 
 
-def _draw_head(picture: FloatArray, head: Head, camera: Camera, rng: np.random.Generator) -> None:
+def _draw_head(picture: Array, head: Head, camera: Camera, rng: np.random.Generator) -> None:
     """Draw head, ears and neck over a picture in place."""
     vertices, places, triangles = surface(head)
     meshes = [(vertices, triangles, places)]
@@ -163,7 +163,7 @@ def _draw_head(picture: FloatArray, head: Head, camera: Camera, rng: np.random.G
     picture[covered] = np.clip(skin * factor + gloss, 0, 1)
 
 
-def _wear_glasses(picture: FloatArray, head: Head, camera: Camera, rng: np.random.Generator) -> None:
+def _wear_glasses(picture: Array, head: Head, camera: Camera, rng: np.random.Generator) -> None:
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     power = rng.uniform(0.4, 1.0)
     ring = np.stack([np.sign(f) * np.abs(f) ** power for f in (np.cos(angle), np.sin(angle))], 1)

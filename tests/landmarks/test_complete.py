@@ -46,7 +46,9 @@ def write_model(path: Path) -> Path:
     jaw = np.clip((4.0 - (neutral[:, 1] + 4.0)) / 4, 0, 1)[:, None] * [0, -1.0, 0]
     triangles = surface(heads[0])[2]
     half = len(triangles) // 2
-    quads = np.stack([triangles[:half, 0], triangles[:half, 1], triangles[half:, 2][:half], triangles[:half, 2]], 1)
+    quads = np.stack(
+        [triangles[:half, 0], triangles[:half, 1], triangles[half:, 2][:half], triangles[:half, 2]], 1
+    )
     irises = [np.full((1, 4), _nearest(neutral, x), np.int32) for x in (0.45, -0.45)]
     np.savez(
         path,
@@ -65,10 +67,10 @@ def _mean_head() -> Head:
     class Middling(np.random.Generator):
         """Draws means only."""
 
-        def normal(self, loc=0.0, scale=1.0, size=None):
+        def normal(self, loc=0.0, *_, size=None):
             return np.zeros(size) + loc if size is not None else np.asarray(loc) * 1.0
 
-        def choice(self, a, p=None):
+        def choice(self, a, *_, **__):
             return a[0]
 
     return draw_head(Middling(np.random.PCG64(0)))
@@ -148,7 +150,7 @@ def test_completion_keeps_the_human_points_and_finds_the_others(model):
 
 def test_the_pupil_is_the_dark_disc_between_the_lids():
     angle = np.linspace(np.pi, 3 * np.pi, 8, endpoint=False)
-    lids = (np.stack([40 * np.cos(angle), 14 * np.sin(angle)], 1) + [100, 60]).astype(np.float32)
+    lids = np.stack([100 + 40 * np.cos(angle), 60 + 14 * np.sin(angle)], 1).astype(np.float32)
     image = np.full((120, 200, 3), 220, np.uint8)
     cv2.circle(image, (112, 60), 12, (40, 30, 30), -1)
     pupil, sure = find_pupil(image, lids)
@@ -162,7 +164,7 @@ def test_the_pupil_is_the_dark_disc_between_the_lids():
 
 
 def test_a_turned_face_carries_its_points_along(model):
-    truth, points, drawn = photograph(model, yaw=10)
+    truth, points, _ = photograph(model, yaw=10)
     image = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 3)
     found = complete_points(model, image, points)

@@ -6,7 +6,13 @@ import pytest
 
 from mmtoolkit.landmarks.head import contour_strips, draw_head, lift, mean_layout, surface
 from mmtoolkit.landmarks.points import FLIP
-from mmtoolkit.landmarks.render import even_spacing, rasterise, rotation_matrix, vertex_normals, visible_contour
+from mmtoolkit.landmarks.render import (
+    even_spacing,
+    rasterise,
+    rotation_matrix,
+    vertex_normals,
+    visible_contour,
+)
 from mmtoolkit.landmarks.synthetic import Camera, face_points, render_face, render_faces
 
 
