@@ -12,7 +12,7 @@ from mmtoolkit.landmarks.data import Face, official_box
 from mmtoolkit.landmarks.data.images import read_image
 from mmtoolkit.landmarks.data.read import Annotation, read_annotations
 from mmtoolkit.landmarks.data.text import place_name
-from mmtoolkit.landmarks.data.write import write_jd
+from mmtoolkit.landmarks.data.write import new_folder, write_jd
 from mmtoolkit.landmarks.ict import IctModel, load_ict
 from mmtoolkit.landmarks.labels import Completed, complete_points
 from mmtoolkit.landmarks.points import conversion
@@ -37,6 +37,15 @@ class Completion:
     written: int = 0
     errors: list[float] = field(default_factory=list)
 
+    def facts(self) -> dict[str, int | float]:
+        """Return what to tell a user; errors are fractions of the face's size."""
+        return {
+            "photographs": self.photographs,
+            "faces": self.written,
+            "median_fit_error": round(float(np.median(self.errors)), 4),
+            "largest_fit_error": round(max(self.errors), 4),
+        }
+
 
 def check_source(source: Path) -> list[Annotation]:
     """Read the labels of a data set and see that they can be completed.
@@ -55,6 +64,17 @@ def check_source(source: Path) -> list[Annotation]:
     return annotations
 
 
+def describe_work(source: Path, model: Path, views: int) -> dict[str, int | float]:
+    """Check source and model and tell how much would be written.
+
+    Raises:
+        DataError: if either cannot be used.
+    """
+    photographs = len(check_source(source))
+    load_ict(model)
+    return {"photographs": photographs, "faces": photographs * (1 + views)}
+
+
 def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int = 0) -> Completion:
     """Complete a data set and write it in the JD format with a confidence for every point.
 
@@ -70,6 +90,7 @@ def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int 
         UsageError: if `output` is not empty.
     """
     annotations, head = check_source(source), load_ict(model)
+    new_folder(output)
     result = Completion(photographs=len(annotations))
     with progress_bar("faces", len(annotations)) as advance:
 

@@ -83,8 +83,11 @@ def load_ict(path: Path) -> IctModel:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in (*_SHAPES, "material_names")}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"not an ICT-FaceKit light model ({error})", path=path) from None
+    except FileNotFoundError:
+        raise DataError("no such file", path=path) from None
+    except (OSError, ValueError, KeyError):
+        names = ", ".join(_SHAPES)
+        raise DataError(f"not an ICT-FaceKit light model (.npz with {names})", path=path) from None
     for name, dimensions in _SHAPES.items():
         if arrays[name].ndim != dimensions:
             raise DataError(f"{name} should have {dimensions} dimensions", path=path)
