@@ -407,6 +407,36 @@ def convert(
         typer.echo(f"{output}: {count} faces, {scheme}")
 
 
+@app.command("complete", epilog="Example: mmtk landmarks complete helen helen106 --model ict_facekit.npz")
+def complete(
+    source: Annotated[Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {DATA}")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
+    model: Annotated[
+        Path, typer.Option(metavar="FILE", help="ICT-FaceKit light (.npz).", rich_help_panel=options.RUN)
+    ],
+    views: Annotated[int, typer.Option(help="Turned views of each photograph.", min=0, max=50)] = 4,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a 3-D head to 68 points; write all 106 with confidences, and turned views."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.landmarks.complete import complete as complete_engine
+    from mmtoolkit.landmarks.complete import describe_work
+
+    if dry_run:
+        facts = describe_work(source, model, views)
+    else:
+        facts = complete_engine(source, output, model, views, seed or 0).facts()
+    if as_json:
+        print_json("landmarks complete", dry_run=dry_run, **facts, files=[] if dry_run else [str(output)])
+    else:
+        print_facts({"output": f"{output} (not made)" if dry_run else str(output), **facts_as_text(facts)})
+
+
 @app.command("points", epilog="Example: mmtk landmarks points -o points.png")
 def points(output: NewFile, debug: Debug = False) -> None:
     """Draw the 106 numbered points on a rendered face."""
