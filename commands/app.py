@@ -9,7 +9,15 @@ from typer.core import TyperGroup
 from mmtoolkit import __version__
 from mmtoolkit.core.errors import ToolkitError
 
-from . import config, env, recommend, recommend_catalogue, recommend_serving, recommend_studies
+from . import (
+    config,
+    env,
+    landmarks,
+    recommend,
+    recommend_catalogue,
+    recommend_serving,
+    recommend_studies,
+)
 from .output import print_error
 
 
@@ -45,6 +53,7 @@ app = typer.Typer(
 for part in (recommend_catalogue, recommend_serving, recommend_studies):
     recommend.app.add_typer(part.app)
 app.add_typer(recommend.app, name="recommend")
+app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)
 

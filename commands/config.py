@@ -23,7 +23,13 @@ def _recommend() -> "type[Settings]":
     return RecommendSettings
 
 
-ENGINES: "dict[str, Callable[[], type[Settings]]]" = {"recommend": _recommend}
+def _landmarks() -> "type[Settings]":
+    from mmtoolkit.landmarks.config import LandmarkSettings
+
+    return LandmarkSettings
+
+
+ENGINES: "dict[str, Callable[[], type[Settings]]]" = {"recommend": _recommend, "landmarks": _landmarks}
 
 Engine = Annotated[str, typer.Argument(metavar="ENGINE", help=f"One of: {', '.join(ENGINES)}.")]
 

@@ -1,0 +1,503 @@
+"""`mmtk landmarks`: train, score, predict and export 106 facial points."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmtoolkit.core.errors import UsageError
+
+from . import options
+from .options import (
+    Config,
+    Debug,
+    Device,
+    DryRun,
+    Json,
+    Output,
+    Quiet,
+    Resume,
+    Seed,
+    Set,
+    Verbose,
+)
+from .output import facts_as_text, print_facts, print_json, print_table, start_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mmtoolkit.landmarks.config import LandmarkSettings
+    from mmtoolkit.landmarks.load import Landmarker
+    from mmtoolkit.landmarks.predict import Prediction
+
+    from .plan import Plan
+
+app = typer.Typer(no_args_is_help=True, help="Facial landmarks with the 106 points of the JD challenge.")
+
+DATA = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
+Data = Annotated[
+    Path, typer.Option(metavar="SET", help=f"Labelled faces: {DATA}", rich_help_panel=options.CONFIGURATION)
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="RUN|FILE",
+        help="Run, checkpoint or exported .safetensors (default: the weights that ship).",
+        rich_help_panel=options.RUN,
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average with the mirrored crop.", rich_help_panel=options.RUN)
+]
+NewFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="New file.", rich_help_panel=options.OUTPUT)
+]
+NewFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="New or empty folder to write to.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+
+
+class DetectorChoice(StrEnum):
+    """What finds the faces."""
+
+    small = "small"
+    yunet = "yunet"
+    blazeface = "blazeface"
+    scrfd = "scrfd"
+    sfd = "sfd"
+    whole = "whole"
+
+
+class Kind(StrEnum):
+    """What predictions are written as."""
+
+    json = "json"
+    csv = "csv"
+    txt = "txt"
+    pts = "pts"
+    overlay = "overlay"
+    crops = "crops"
+
+
+class LabelFormat(StrEnum):
+    """Formats of labels."""
+
+    txt = "txt"
+    pts = "pts"
+    wflw = "wflw"
+    csv = "csv"
+    coco = "coco"
+
+
+class ExportFormat(StrEnum):
+    """Formats of networks."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
+    safetensors = "safetensors"
+
+
+Finder = Annotated[
+    DetectorChoice,
+    typer.Option(
+        "--detector",
+        help="Finds the faces where no .rect file gives a box; `whole` takes the picture as the face.",
+        rich_help_panel=options.RUN,
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let a detector fetch its weights.", rich_help_panel=options.RUN)
+]
+
+
+def _landmarker(
+    checkpoint: Path | None, device: options.DeviceChoice | None, *, flip: bool = False
+) -> "Landmarker":
+    from mmtoolkit.landmarks.load import load_landmarker
+
+    return load_landmarker(checkpoint, device.value if device else "auto", flip=flip)
+
+
+@app.command("train", epilog="Example: mmtk landmarks train -c compact --data helen -o runs/compact")
+def train(
+    config: Config = None,
+    assignments: Set = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="SET", help=f"Photographs, may be repeated: {DATA}", rich_help_panel=options.CONFIGURATION
+        ),
+    ] = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Train on photographs and rendered faces; without --data on rendered ones alone."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.core.config import Layer, set_layers
+    from mmtoolkit.landmarks.config import RESUMABLE, LandmarkSettings
+
+    from .plan import flag_layers, plan_resume, plan_run
+
+    changes = [*set_layers(assignments or []), *flag_layers({"seed": seed, "device": device})]
+    if data:
+        changes.append(Layer("--data", {"data": {"path": [str(path) for path in data]}}))
+    if resume:
+        plan = plan_resume(LandmarkSettings, resume, config, changes, output, RESUMABLE)
+    else:
+        plan = plan_run("landmarks", LandmarkSettings, config, changes, output)
+    (_print_dry_run if dry_run else _train)(plan, as_json=as_json)
+
+
+def _print_dry_run(plan: "Plan[LandmarkSettings]", *, as_json: bool) -> None:
+    from mmtoolkit.landmarks.train import describe_work
+
+    facts = describe_work(plan.resolved.settings)
+    if as_json:
+        print_json("landmarks train", run=str(plan.run.path), dry_run=True, **facts)
+    else:
+        print_facts({"run": f"{plan.run.path} (not made)", **facts_as_text(facts)})
+
+
+def _train(plan: "Plan[LandmarkSettings]", *, as_json: bool) -> None:
+    from mmtoolkit.landmarks.train import train as train_engine
+
+    result = train_engine(plan.resolved.settings, plan.run, resume=plan.resume)
+    path = plan.run.path
+    if as_json:
+        files = [str(path / name) for name in ("results.json", "report.html", "checkpoints/best")]
+        facts = {"epochs": result.epochs, "best_epoch": result.best_epoch}
+        print_json("landmarks train", run=str(path), metrics=result.metrics, **facts, files=files)
+        return
+    shown = {name: f"{value:.4f}" for name, value in result.metrics.items()}
+    epochs = f"{result.epochs}, best {result.best_epoch}"
+    print_facts({"epochs": epochs, **shown, "report": str(path / "report.html")})
+
+
+@app.command("eval", epilog="Example: mmtk landmarks eval --data jd106_test --checkpoint runs/compact")
+def evaluate(
+    data: Data,
+    predictions: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PREDICTIONS]", help="Folder or zip of <picture>.txt, instead of a network."),
+    ] = None,
+    checkpoint: Weights = None,
+    points_79: Annotated[
+        bool, typer.Option("--79", help="Score the third challenge's 79 points.", rich_help_panel=options.RUN)
+    ] = False,
+    alpha: Annotated[
+        float, typer.Option(help="NME of a failure.", min=1e-6, rich_help_panel=options.RUN)
+    ] = 0.08,
+    passes: Annotated[
+        int, typer.Option(help="2: look again through the first points' box.", min=1, max=3)
+    ] = 1,
+    flip: Flip = False,
+    device: Device = None,
+    output: NewFolder = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Score a network or ready predictions by the challenge's protocol."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.landmarks.report import metric_table, part_table
+    from mmtoolkit.landmarks.tasks import score
+
+    if predictions and (checkpoint or flip):
+        raise UsageError("give PREDICTIONS or a network (--checkpoint, --flip), not both")
+    source = predictions or _landmarker(checkpoint, device, flip=flip)
+    found, files = score(source, data, output=output, alpha=alpha, subset_79=points_79, passes=passes)
+    written = [str(file) for file in files]
+    if as_json:
+        groups = {"groups": found.groups, "parts": found.parts}
+        print_json("landmarks eval", data=str(data), metrics=found.metrics, **groups, files=written)
+        return
+    print_table(f"{data}: NME over sqrt(w h) of the true box", *metric_table(found))
+    print_table("By part", *part_table(found))
+    for file in written:
+        typer.echo(file)
+
+
+@app.command("predict", epilog="Example: mmtk landmarks predict photo.jpg -o points")
+def predict(
+    source: Annotated[
+        str, typer.Argument(metavar="PICTURE|FOLDER|VIDEO|CAMERA", help="A camera is a number.")
+    ],
+    output: NewFolder = None,
+    kinds: Annotated[
+        list[Kind] | None,
+        typer.Option("--format", help="What to write, may be repeated (default: json, overlay)."),
+    ] = None,
+    detector: Finder = DetectorChoice.small,
+    download: Download = False,
+    box: Annotated[
+        str | None, typer.Option(metavar="L,T,R,B", help="Box of the one face of a picture.")
+    ] = None,
+    checkpoint: Weights = None,
+    passes: Annotated[int, typer.Option(help="Looks at each face of a picture.", min=1, max=3)] = 2,
+    smooth: Annotated[bool, typer.Option(help="Steady the points of a video.")] = True,
+    frames: Annotated[int, typer.Option(help="Stop a video after so many frames; 0: at its end.", min=0)] = 0,
+    flip: Flip = False,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Find faces and locate their points; with --output, write them."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.landmarks.detect import make_detector
+    from mmtoolkit.landmarks.tasks import parse_box, predict_source
+
+    given = None if box is None else parse_box(box)
+    landmarker = _landmarker(checkpoint, device, flip=flip)
+    finder = None if box else make_detector(detector.value, landmarker.device.type, download=download)
+    found = predict_source(landmarker, source, finder, box=given, passes=passes, smooth=smooth, frames=frames)
+    _write_predictions(found, output, [kind.value for kind in kinds or []], as_json=as_json)
+
+
+def _write_predictions(
+    found: "Iterator[Prediction]", output: Path | None, kinds: list[str], *, as_json: bool
+) -> None:
+    """Write predictions to a folder as they come, or show them."""
+    from mmtoolkit.landmarks.outputs import OutputFolder, face_record
+
+    if output is None:
+        if kinds:
+            raise UsageError("--format needs --output FOLDER")
+        if as_json:
+            records = [{"name": p.name, "faces": [face_record(face) for face in p.faces]} for p in found]
+            print_json("landmarks predict", pictures=records)
+        else:
+            for prediction in found:
+                _show_faces(prediction)
+        return
+    faces = pictures = 0
+    with OutputFolder(output, kinds or ["json", "overlay"]) as folder:
+        for prediction in found:
+            folder.write(prediction)
+            pictures, faces = pictures + 1, faces + len(prediction.faces)
+    if as_json:
+        files = [str(file) for file in folder.files]
+        print_json("landmarks predict", pictures=pictures, faces=faces, files=files)
+    else:
+        typer.echo(f"{output}: {faces} faces in {pictures} pictures")
+
+
+def _show_faces(prediction: "Prediction") -> None:
+    if not prediction.faces:
+        typer.echo(f"{prediction.name}: no face")
+    for number, face in enumerate(prediction.faces):
+        left, top, right, bottom = (round(v) for v in face.box.tolist())
+        yaw, pitch, roll = (round(angle) for angle in face.pose)
+        typer.echo(
+            f"{prediction.name}: face {number if face.track < 0 else face.track}  "
+            f"box {left},{top},{right},{bottom}  score {face.scores.mean():.2f}  "
+            f"yaw {yaw}  pitch {pitch}  roll {roll}"
+        )
+
+
+@app.command("compare", epilog="Example: mmtk landmarks compare runs/a predictions.zip --data jd106_test")
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Run, weights file, folder or zip.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="What to compare it with.")],
+    data: Data,
+    alpha: Annotated[float, typer.Option(help="NME of a failure.", min=1e-6)] = 0.08,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Tell whether two methods differ, by a paired bootstrap over faces."""
+    start_output(quiet=quiet, verbose=verbose)
+    from dataclasses import asdict
+
+    from mmtoolkit.landmarks.tasks import compare_sources
+
+    sources = [_landmarker(p, device) if _is_network(p) else p for p in (first, second)]
+    found = compare_sources(sources[0], sources[1], data, alpha=alpha, seed=seed)
+    if as_json:
+        print_json("landmarks compare", data=str(data), comparisons=[asdict(one) for one in found])
+        return
+    columns = ["metric", "first", "second", "second - first", "95 % interval", "p"]
+    rows = [
+        [c.metric, f"{c.first:.4f}", f"{c.second:.4f}", f"{c.second - c.first:+.4f}",
+         f"{c.low:+.4f} to {c.high:+.4f}", f"{c.p:.4f}"]
+        for c in found
+    ]  # fmt: skip
+    print_table(f"{data}, paired bootstrap over faces", columns, rows)
+
+
+def _is_network(path: Path) -> bool:
+    names = ("config.yaml", "model.safetensors")
+    return path.suffix == ".safetensors" or any((path / name).is_file() for name in names)
+
+
+@app.command("submit", epilog="Example: mmtk landmarks submit --data Test_data -o submission.zip")
+def submit(
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Pictures, with their boxes in rect/.")],
+    output: NewFile,
+    checkpoint: Weights = None,
+    detector: Finder = DetectorChoice.small,
+    download: Download = False,
+    flip: Flip = False,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Predict a test set and write a checked zip to hand in."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.landmarks.detect import make_detector
+    from mmtoolkit.landmarks.tasks import submit as submit_engine
+
+    landmarker = _landmarker(checkpoint, device, flip=flip)
+    finder = make_detector(detector.value, landmarker.device.type, download=download)
+    pictures = submit_engine(landmarker, data, output, finder)
+    if as_json:
+        print_json("landmarks submit", pictures=pictures, files=[str(output)])
+    else:
+        typer.echo(f"{output}: {pictures} predictions, checked")
+
+
+@app.command(
+    "convert", epilog="Example: mmtk landmarks convert wflw.txt --to jd106 --format coco -o faces.json"
+)
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SET", help=DATA)],
+    output: NewFile,
+    scheme: Annotated[
+        str, typer.Option("--to", help="jd106, insightface106, sensetime106, wflw98, ibug68, mediapipe478.")
+    ] = "jd106",
+    scheme_from: Annotated[
+        str | None, typer.Option("--from", help="Scheme of the labels (default: by their number).")
+    ] = None,
+    kind: Annotated[LabelFormat, typer.Option("--format", help="Format to write.")] = LabelFormat.coco,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the labels of a data set in another scheme and format."""
+    from mmtoolkit.landmarks.data.write import convert_file
+
+    count = convert_file(source, output, scheme, kind.value, scheme_from)
+    if as_json:
+        print_json("landmarks convert", faces=count, scheme=scheme, files=[str(output)])
+    else:
+        typer.echo(f"{output}: {count} faces, {scheme}")
+
+
+@app.command("complete", epilog="Example: mmtk landmarks complete helen helen106 --model ict_facekit.npz")
+def complete(
+    source: Annotated[Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {DATA}")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
+    model: Annotated[
+        Path, typer.Option(metavar="FILE", help="ICT-FaceKit light (.npz).", rich_help_panel=options.RUN)
+    ],
+    views: Annotated[int, typer.Option(help="Turned views of each photograph.", min=0, max=50)] = 4,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a 3-D head to 68 points; write all 106 with confidences, and turned views."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.landmarks.complete import complete as complete_engine
+    from mmtoolkit.landmarks.complete import describe_work
+
+    if dry_run:
+        facts = describe_work(source, model, views)
+    else:
+        facts = complete_engine(source, output, model, views, seed or 0).facts()
+    if as_json:
+        print_json("landmarks complete", dry_run=dry_run, **facts, files=[] if dry_run else [str(output)])
+    else:
+        print_facts({"output": f"{output} (not made)" if dry_run else str(output), **facts_as_text(facts)})
+
+
+@app.command("points", epilog="Example: mmtk landmarks points -o points.png")
+def points(output: NewFile, debug: Debug = False) -> None:
+    """Draw the 106 numbered points on a rendered face."""
+    from mmtoolkit.landmarks.chart import draw_chart
+
+    draw_chart(output)
+    typer.echo(output)
+
+
+@app.command("export", epilog="Example: mmtk landmarks export --format onnx -o compact.onnx")
+def export(
+    output: NewFile,
+    kind: Annotated[ExportFormat, typer.Option("--format", help="Format to write.")] = ExportFormat.onnx,
+    checkpoint: Weights = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="SET", help="Faces to compare on (default: rendered ones).")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Export a network and compare it with torch on real crops before saying done."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.landmarks.export import comparison_crops
+    from mmtoolkit.landmarks.export import export as export_engine
+
+    landmarker = _landmarker(checkpoint, options.DeviceChoice.cpu)
+    done = export_engine(landmarker, output, kind.value, comparison_crops(landmarker, data))
+    if as_json:
+        facts = {"bytes": done.size, "difference_pixels": done.difference}
+        print_json("landmarks export", format=kind.value, **facts, files=[str(output)])
+    else:
+        typer.echo(f"{output}: {done.size:,} bytes, at most {done.difference:.2g} pixels from torch's points")
+
+
+@app.command("profile", epilog="Example: mmtk landmarks profile --checkpoint runs/compact")
+def profile(
+    config: Config = None,
+    checkpoint: Weights = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell parameters, operations, bytes, milliseconds a face and which challenge's limits hold."""
+    from dataclasses import asdict
+
+    from mmtoolkit.landmarks.export import profile as profile_engine
+    from mmtoolkit.landmarks.load import untrained
+
+    if config and checkpoint:
+        raise UsageError("give --config (an untrained network) or --checkpoint, not both")
+    landmarker = untrained(config) if config else _landmarker(checkpoint, options.DeviceChoice.cpu)
+    found = profile_engine(landmarker)
+    if as_json:
+        print_json("landmarks profile", **asdict(found))
+        return
+    facts = {
+        "network": landmarker.name,
+        "parameters": f"{found.parameters:,}",
+        "operations": f"{2 * found.multiplications / 1e6:.1f} MFLOPs (a multiply-add counts as two)",
+        "size": f"{found.bytes / 1e6:.2f} MB in half precision",
+        "time": f"{found.milliseconds:.2f} ms a face, one CPU thread, batch 1",
+    }
+    print_facts(facts | {name: "holds" if holds else "exceeded" for name, holds in found.limits.items()})

@@ -1,0 +1,155 @@
+"""Turn photographs with 68 human points into a data set of 106 points, with views from other sides."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmtoolkit.core.errors import DataError
+from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.landmarks.data import Face, official_box
+from mmtoolkit.landmarks.data.images import read_image
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.data.text import place_name
+from mmtoolkit.landmarks.data.write import new_folder, write_jd
+from mmtoolkit.landmarks.ict import IctModel, load_ict
+from mmtoolkit.landmarks.labels import Completed, complete_points
+from mmtoolkit.landmarks.points import conversion
+from mmtoolkit.landmarks.rotate import make_relief
+
+TURNED = 0.8  # how far the labels of turned views are trusted, beside those of the photograph
+YAW, PITCH = (8.0, 45.0), 15.0  # ranges of the turns, in degrees
+FARTHEST = 60.0  # no view looks farther to the side
+
+
+@dataclass
+class Completion:
+    """What was written.
+
+    Attributes:
+        photographs: number of faces read.
+        written: number of faces written, turned views included.
+        errors: root mean square distance of each fitted head to the human points, over the face's size.
+    """
+
+    photographs: int = 0
+    written: int = 0
+    errors: list[float] = field(default_factory=list)
+
+    def facts(self) -> dict[str, int | float]:
+        """Return what to tell a user; errors are fractions of the face's size."""
+        return {
+            "photographs": self.photographs,
+            "faces": self.written,
+            "median_fit_error": round(float(np.median(self.errors)), 4),
+            "largest_fit_error": round(max(self.errors), 4),
+        }
+
+
+def check_source(source: Path) -> list[Annotation]:
+    """Read the labels of a data set and see that they can be completed.
+
+    Raises:
+        DataError: if a scheme leaves out points of iBUG-68.
+    """
+    annotations = read_annotations(source)
+    for item in annotations:
+        known = conversion(item.scheme, "ibug68")(item.points, item.weights > 0)[1]
+        if not known.all():
+            missing = int((~known).sum())
+            raise DataError(
+                f"{missing} of the 68 iBUG points are not labelled", path=place_name(item.picture)
+            )
+    return annotations
+
+
+def describe_work(source: Path, model: Path, views: int) -> dict[str, int | float]:
+    """Check source and model and tell how much would be written.
+
+    Raises:
+        DataError: if either cannot be used.
+    """
+    photographs = len(check_source(source))
+    load_ict(model)
+    return {"photographs": photographs, "faces": photographs * (1 + views)}
+
+
+def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int = 0) -> Completion:
+    """Complete a data set and write it in the JD format with a confidence for every point.
+
+    Args:
+        source: data set in any format that :func:`read_annotations` reads, with at least the iBUG points.
+        output: new or empty folder.
+        model: ICT-FaceKit light as `.npz`.
+        views: turned views of each photograph, besides itself.
+        seed: of the turns.
+
+    Raises:
+        DataError: if the source or the model cannot be used; nothing is written then.
+        UsageError: if `output` is not empty.
+    """
+    annotations, head = check_source(source), load_ict(model)
+    new_folder(output)
+    result = Completion(photographs=len(annotations))
+    with progress_bar("faces", len(annotations)) as advance:
+
+        def faces() -> Iterator[Face]:
+            for number, item in enumerate(annotations):
+                yield from complete_face(
+                    head, item, views, np.random.default_rng([seed, number]), result.errors
+                )
+                advance("")
+
+        result.written = write_jd(output, faces())
+    return result
+
+
+def complete_face(
+    head: IctModel, item: Annotation, views: int, rng: np.random.Generator, errors: list[float]
+) -> Iterator[Face]:
+    """Yield a photograph with all its points, then its turned views."""
+    image = read_image(item.picture)
+    ibug = conversion(item.scheme, "ibug68")(item.points)[0]
+    found = complete_points(head, image, ibug)
+    _keep_given(found, item)
+    errors.append(found.fit.error / float(np.sqrt(np.ptp(ibug, axis=0).prod())))
+    yaw, pitch, roll = found.fit.angles
+    yield Face(item.name, image, found.points, found.confidence, item.box, yaw, pitch, roll, item.expression)
+    relief = make_relief(head, image, found) if views else None
+    for number, (right, down) in enumerate(draw_turns(yaw, pitch, views, rng), start=1):
+        assert relief is not None
+        picture, points = relief.turn(right, down)
+        name = f"{Path(item.name).stem}_turned{number}.jpg"
+        weights = (found.confidence * TURNED).astype(np.float32)
+        angles = (yaw + right, pitch + down, roll)
+        yield Face(name, picture, points, weights, official_box(points), *angles, item.expression)
+
+
+def _keep_given(found: Completed, item: Annotation) -> None:
+    """Put the points that the data set does label in place of the completed ones."""
+    points, known = conversion(item.scheme, "jd106")(item.points, item.weights > 0)
+    found.points[known] = points[known]
+    found.confidence[known] = 1.0
+
+
+def draw_turns(
+    yaw: float, pitch: float, count: int, rng: np.random.Generator
+) -> Sequence[tuple[float, float]]:
+    """Draw turns in degrees, mostly the way that the face looks already.
+
+    Args:
+        yaw: of the face, degrees to the image's right; likewise `pitch` downwards.
+        pitch: see `yaw`.
+        count: number of turns.
+        rng: draws them.
+    """
+    turns = []
+    for _ in range(count):
+        onwards = 1.0 if yaw >= 0 else -1.0
+        side = onwards if rng.random() < 0.5 + min(abs(yaw) / 30, 0.5) else -onwards
+        right = side * rng.uniform(*YAW)
+        right = float(np.clip(yaw + right, -FARTHEST, FARTHEST) - yaw)
+        down = float(np.clip(pitch + rng.uniform(-PITCH, PITCH), -2 * PITCH, 2 * PITCH) - pitch)
+        turns.append((right, down))
+    return turns

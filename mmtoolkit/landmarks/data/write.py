@@ -1,0 +1,175 @@
+"""Write data sets and predictions in the formats that :mod:`mmtoolkit.landmarks.data.read` reads."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.landmarks.data import text
+from mmtoolkit.landmarks.data.face import Face
+from mmtoolkit.landmarks.data.images import encode_image
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.points import SCHEMES, Points, conversion
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that is to be new or empty.
+
+    Raises:
+        UsageError: if something is in it, or it cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"--output {path}: already there and not empty; name another folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {path}: cannot be made: {error.strerror}") from None
+    return path
+
+
+def write_jd(folder: Path, faces: Iterable[Face]) -> int:
+    """Write faces as a JD data set: `picture/`, `landmark/`, `rect/`, and what else is known.
+
+    `weight/` holds the weights of partly labelled faces, `poses.csv` angles and expressions. Read back
+    by :func:`mmtoolkit.landmarks.data.read.read_annotations`.
+
+    Returns:
+        The number of faces written.
+    """
+    new_folder(folder)
+    for name in ("picture", "landmark", "rect", "weight"):
+        (folder / name).mkdir()
+    rows = []
+    for face in faces:
+        (folder / "picture" / face.name).write_bytes(encode_image(face.image, Path(face.name).suffix))
+        (folder / "landmark" / f"{face.name}.txt").write_text(text.write_points_txt(face.points))
+        (folder / "rect" / f"{face.name}.rect").write_text(text.write_rect(face.box))
+        if (face.weights < 1).any():
+            (folder / "weight" / f"{face.name}.txt").write_text(text.write_weights(face.weights))
+        rows.append([face.name, face.yaw, face.pitch, face.roll, face.expression])
+    with (folder / "poses.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["name", "yaw", "pitch", "roll", "expression"], *rows])
+    return len(rows)
+
+
+def convert_file(source: Path, target: Path, scheme: str, kind: str, scheme_from: str | None = None) -> int:
+    """Read a data set and write its labels with :func:`convert_set`.
+
+    Args:
+        source: data set.
+        target: file or folder to write.
+        scheme: of the points to write.
+        kind: a key of :data:`WRITERS`.
+        scheme_from: of the labels, where their number alone does not tell (three orders have 106 points).
+
+    Raises:
+        UsageError: if a scheme is unknown or has another number of points, or the target cannot be written.
+    """
+    conversion(scheme, "jd106")
+    annotations = read_annotations(source)
+    if scheme_from:
+        conversion(scheme_from, "jd106")
+        wrong = next((item for item in annotations if len(item.points) != SCHEMES[scheme_from]), None)
+        if wrong is not None:
+            raise UsageError(f"--from {scheme_from}: {wrong.name} has {len(wrong.points)} points")
+        annotations = [replace(item, scheme=scheme_from) for item in annotations]
+    if kind not in {"pts", "txt"} and (target.exists() or not target.parent.is_dir()):
+        raise UsageError(f"--output {target}: name a new file in a folder that is there")
+    return convert_set(annotations, target, scheme, kind)
+
+
+def convert_set(annotations: Sequence[Annotation], target: Path, scheme: str, kind: str) -> int:
+    """Write the labels of a data set in another scheme and format.
+
+    Args:
+        annotations: from :func:`mmtoolkit.landmarks.data.read.read_annotations`.
+        target: file to write (`coco`, `wflw`, `csv`) or new folder (`txt`, `pts`).
+        scheme: of the points to write.
+        kind: a key of :data:`WRITERS`.
+
+    Returns:
+        The number of faces written.
+
+    Raises:
+        DataError: if a point is unknown and the format cannot say so.
+    """
+    items = []
+    for item in annotations:
+        points, known = conversion(item.scheme, scheme)(item.points, item.weights > 0)
+        if kind in {"pts", "txt", "wflw"} and not known.all():
+            raise DataError(
+                f"{item.name}: {int((~known).sum())} of {len(known)} {scheme} points have no twin in "
+                f"{item.scheme}; write --format coco or csv, which can leave points out"
+            )
+        items.append((item, points, known))
+    if kind in {"pts", "txt"}:
+        new_folder(target)
+    WRITERS[kind](target, items)
+    return len(items)
+
+
+Converted = tuple[Annotation, Points, np.ndarray]
+
+
+def _write_txt(target: Path, items: Sequence[Converted]) -> None:
+    for item, points, _ in items:
+        (target / f"{item.name}.txt").write_text(text.write_points_txt(points))
+
+
+def _write_pts(target: Path, items: Sequence[Converted]) -> None:
+    for item, points, _ in items:
+        (target / f"{Path(item.name).stem}.pts").write_text(text.write_pts(points))
+
+
+def _write_wflw(target: Path, items: Sequence[Converted]) -> None:
+    lines = []
+    for item, points, _ in items:
+        numbers = [f"{value:.4f}" for value in points.ravel().tolist()]
+        box = [f"{value:.0f}" for value in item.box.tolist()]
+        lines.append(" ".join([*numbers, *box, *"000000", item.picture.name]))
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_csv(target: Path, items: Sequence[Converted]) -> None:
+    with target.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["name", "point", "x", "y"])
+        for item, points, known in items:
+            rows = zip(points.tolist(), known.tolist(), strict=True)
+            writer.writerows(
+                [item.name, i, f"{x:.3f}", f"{y:.3f}"] for i, ((x, y), k) in enumerate(rows) if k
+            )
+
+
+def _write_coco(target: Path, items: Sequence[Converted]) -> None:
+    images, annotations = [], []
+    for number, (item, points, known) in enumerate(items, start=1):
+        left, top, right, bottom = (round(value, 2) for value in item.box.tolist())
+        triples = np.concatenate([points, 2.0 * known[:, None]], axis=1)
+        images.append({"id": number, "file_name": str(item.picture.name)})
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
+                "keypoints": [round(value, 3) for value in triples.ravel().tolist()],
+                "num_keypoints": int(known.sum()),
+            }
+        )
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+    target.write_text(json.dumps(content), encoding="utf-8")
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[Converted]], None]] = {
+    "txt": _write_txt,
+    "pts": _write_pts,
+    "wflw": _write_wflw,
+    "csv": _write_csv,
+    "coco": _write_coco,
+}
+"""Formats of `mmtk landmarks convert`."""

@@ -1,0 +1,106 @@
+"""Turn a photographed face: its picture on a relief of depths, seen from another side.
+
+After the face profiling of Zhu et al. 2016 (300W-LP, arXiv 1511.07212), with a height field instead of their
+background mesh: the fitted head gives each pixel its depth, which falls off smoothly around the head.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mmtoolkit.landmarks.data.face import Image
+from mmtoolkit.landmarks.ict import PLACES, IctModel
+from mmtoolkit.landmarks.labels import Completed
+from mmtoolkit.landmarks.render import Array, rasterise, rotation_matrix, visible_contour
+
+CELLS = 160
+_SLOPE = 0.35  # by how much the scene recedes for each pixel beside the head
+
+
+@dataclass(frozen=True)
+class Relief:
+    """A photograph with a depth for every pixel.
+
+    Attributes:
+        image: `(height, width, 3)` RGB.
+        depth: `(height, width)` in pixels, nearer is larger.
+        points: `(106, 2)` of the face in it.
+        strips: `(33, places, 3)` where its contour's points may lie, in pixels and depth.
+        pivot: `(3,)` about which it turns, inside the head.
+    """
+
+    image: Image
+    depth: Array
+    points: Array
+    strips: Array
+    pivot: Array
+
+    def turn(self, yaw: float, pitch: float) -> tuple[Image, Array]:
+        """Return picture and points `(106, 2)` after turning by some degrees to the right and down.
+
+        The picture keeps its size and is black where the photograph does not reach. Turning a face
+        further the way that it looks already shows little that was hidden.
+        """
+        height, width = self.image.shape[:2]
+        rotation = rotation_matrix(yaw, pitch, 0.0)
+
+        def turned(places: Array) -> Array:
+            return ((places - self.pivot) @ rotation.T + self.pivot).astype(np.float32)
+
+        vertices, triangles = _grid(self.depth)
+        drawn, depth = rasterise(turned(vertices), triangles, vertices[:, :2], height, width)
+        picture = cv2.remap(self.image, drawn[..., 0], drawn[..., 1], cv2.INTER_LINEAR)
+        picture[~np.isfinite(depth)] = 0
+        columns, rows = np.clip(np.round(self.points).astype(int), 0, (width - 1, height - 1)).T
+        points = turned(np.column_stack([self.points, self.depth[rows, columns]]))[:, :2]
+        by_hand = self.points[:33] - visible_contour(self.strips[..., :2])
+        points[:33] = visible_contour(turned(self.strips)[..., :2]) + by_hand
+        return picture.astype(np.uint8), points
+
+
+def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
+    """Give each pixel of a photograph the depth of the head that was fitted to its face."""
+    mesh = model.mesh(face.fit.coefficients)
+    shown = face.fit.project(mesh)
+    shown[:, :2] = face.warp(shown[:, :2])
+    inside = float(np.median(shown[model.landmarks, 2])) - 6 * face.fit.scale
+    return Relief(
+        image,
+        depth_relief(shown, model.skin, *image.shape[:2]),
+        face.points,
+        model.contour.of(shown).reshape(33, PLACES, 3),
+        np.array([*face.points.mean(axis=0), inside], np.float32),
+    )
+
+
+def depth_relief(shown: Array, triangles: NDArray[np.int32], height: int, width: int) -> Array:
+    """Return a depth in pixels `(height, width)` for every pixel: the head's, and a slope around it."""
+    _, depth = rasterise(shown, triangles, shown[:, 2:], height, width)
+    covered = np.isfinite(depth)
+    away, nearest = cv2.distanceTransformWithLabels(
+        (~covered).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    edge = np.zeros(int(nearest.max()) + 1, np.float32)
+    edge[nearest[covered]] = depth[covered]
+    relief = np.where(covered, depth, 0.0).astype(np.float32)
+    outside = edge[nearest] - _SLOPE * away
+    relief[~covered] = outside[~covered]
+    smooth = cv2.GaussianBlur(relief, (0, 0), 0.02 * max(height, width))
+    share = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), 0.01 * max(height, width))
+    return relief * share + smooth * (1 - share)
+
+
+def _grid(depth: Array) -> tuple[Array, NDArray[np.int32]]:
+    """Return the vertices `(n, 3)` of a grid over the picture, and its triangles."""
+    height, width = depth.shape
+    xs, ys = np.meshgrid(
+        np.linspace(0, width - 1, CELLS, dtype=np.float32),
+        np.linspace(0, height - 1, CELLS, dtype=np.float32),
+    )
+    corner = (np.arange(CELLS - 1)[:, None] * CELLS + np.arange(CELLS - 1)).ravel()
+    upper = np.stack([corner, corner + 1, corner + CELLS], axis=1)
+    lower = np.stack([corner + 1, corner + CELLS + 1, corner + CELLS], axis=1)
+    places = np.stack([xs, ys, cv2.remap(depth, xs, ys, cv2.INTER_LINEAR)], axis=-1)
+    return places.reshape(-1, 3), np.concatenate([upper, lower]).astype(np.int32)

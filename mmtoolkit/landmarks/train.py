@@ -1,0 +1,518 @@
+"""Train a landmark network: the flat loop over batches of augmented crops."""
+
+import hashlib
+import itertools
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmtoolkit.core.checkpoint import (
+    BEST,
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    matching_weights,
+    save_checkpoint,
+)
+from mmtoolkit.core.device import (
+    capture_rng,
+    describe_device,
+    make_accelerator,
+    peak_memory,
+    resolve_device,
+    restore_rng,
+    seed_everything,
+)
+from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, DivergenceError, RunError
+from mmtoolkit.core.logging import logger
+from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.landmarks.augment import (
+    Batch,
+    Crops,
+    draw_probabilities,
+    join_crops,
+    make_batch,
+    store_crops,
+)
+from mmtoolkit.landmarks.config import DataSettings, LandmarkSettings, LossSettings, ModelSettings
+from mmtoolkit.landmarks.data import Annotation, Face, read_annotations
+from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes
+from mmtoolkit.landmarks.evaluate import Evaluation, evaluate
+from mmtoolkit.landmarks.losses import (
+    POINT_LOSSES,
+    adaptive_wing,
+    gaussian_bins,
+    gaussian_heatmaps,
+    simcc_divergence,
+    weighted_mean,
+)
+from mmtoolkit.landmarks.model import MARGIN, Output, count_operations, make_model
+from mmtoolkit.landmarks.norms import share_norms
+from mmtoolkit.landmarks.report import write_run_report
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RENDERED_SCALE = 2
+"""Side of a rendered picture over that of the network's input."""
+VALIDATION_SEED = 1_000_003
+"""Added to the seed for the rendered faces of validation."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run measured.
+
+    Attributes:
+        epochs: epochs trained.
+        best_epoch: the one with the lowest validation NME, whose weights are kept as `best`.
+        metrics: its `nme`, `auc`, `failure_rate` on the validation faces.
+        faces_per_second: training speed, augmentation included.
+    """
+
+    epochs: int
+    best_epoch: int
+    metrics: dict[str, float]
+    faces_per_second: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Faces to validate on, cut out as their boxes say.
+
+    Attributes:
+        truths: labels.
+        crops: `(n, size, size, 3)` uint8.
+        squares: `(n, 3)` where the crops lie.
+    """
+
+    truths: list[Annotation]
+    crops: NDArray[np.uint8]
+    squares: NDArray[np.float32]
+
+
+@dataclass
+class Training:
+    """Everything that training holds; the last six change as it goes."""
+
+    settings: LandmarkSettings
+    accelerator: "Accelerator"
+    crops: Crops
+    validation: Validation
+    model: nn.Module
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_score: float = math.inf
+    seconds: float = 0.0
+
+    @property
+    def faces_per_epoch(self) -> int:
+        """Faces drawn in an epoch, a whole number of batches."""
+        wanted = self.settings.train.faces_per_epoch or len(self.crops)
+        batch = self.settings.train.batch_size
+        return max(1, wanted // batch) * batch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole plan."""
+        return self.settings.train.epochs * self.faces_per_epoch // self.settings.train.batch_size
+
+
+def train(settings: LandmarkSettings, run: RunDirectory, *, resume: bool = False) -> TrainResult:
+    """Train for the planned epochs and keep the weights that validate best.
+
+    Args:
+        settings: all settings.
+        run: the run's folder; a new one is made once the data have proved usable.
+        resume: continue from the run's last checkpoint, to the same bits.
+
+    Raises:
+        DataError: if a data set cannot be used; nothing has been written then.
+        CheckpointError: if a run to resume has no checkpoint or was trained on other faces.
+        DivergenceError: if the loss stops being finite; the last checkpoint stays.
+    """
+    training = set_up(settings)
+    if resume:
+        restore(training, run)
+    if not training.accelerator.is_main_process:
+        return _follow(training)
+    run.start()
+    with run.logging():
+        logger.info("%s", _describe(training))
+        fit(training, run)
+        return _finish(training, run)
+
+
+def set_up(settings: LandmarkSettings) -> Training:
+    """Read and render the faces, build network and optimizer; the seed fixes all of them."""
+    device = resolve_device(settings.device)
+    accelerator = make_accelerator(device)
+    if settings.train.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"train.batch_size {settings.train.batch_size} must be a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    photos, held_out = split_photos(settings.data)
+    crops = training_crops(settings, photos)
+    validation = validation_faces(settings, held_out)
+    seed_everything(settings.seed)
+    model = make_model(settings.model)
+    if accelerator.num_processes > 1:
+        share_norms(model)
+    model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _make_optimizer(model, settings)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    return Training(settings, accelerator, crops, validation, model, wrapped, optimizer, average)
+
+
+def _make_optimizer(model: nn.Module, settings: LandmarkSettings) -> torch.optim.Optimizer:
+    """Decay the weights of convolutions and linear layers, not biases and norms."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.train.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, settings.train.learning_rate, fused=True)
+
+
+def split_photos(data: DataSettings) -> tuple[list[Annotation], list[Annotation]]:
+    """Read the photographs and keep some for validation, chosen by their names alone."""
+    photos = [item for path in data.path for item in read_annotations(path)]
+    if data.validation:
+        return photos, [item for path in data.validation for item in read_annotations(path)]
+    held = [zlib.crc32(item.name.encode()) < data.holdout * 2**32 for item in photos]
+    train = [item for item, out in zip(photos, held, strict=True) if not out]
+    if photos and not train:
+        raise DataError("every photograph would be kept for validation; lower data.holdout")
+    return train, [item for item, out in zip(photos, held, strict=True) if out]
+
+
+def training_crops(settings: LandmarkSettings, photos: list[Annotation]) -> Crops:
+    """Cut out the photographs and render the other faces."""
+    data, model = settings.data, settings.model
+    parts = []
+    if photos:
+        faces = (item.face() for item in photos)
+        parts.append(store_crops(_watch(faces, "reading", len(photos)), len(photos), model, rendered=False))
+    if data.rendered:
+        rendered = _render(data.rendered, model, settings.seed)
+        parts.append(
+            store_crops(_watch(rendered, "rendering", data.rendered), data.rendered, model, rendered=True)
+        )
+    return join_crops(parts)
+
+
+def validation_faces(settings: LandmarkSettings, held_out: list[Annotation]) -> Validation:
+    """Cut out the faces to validate on; rendered ones where there are no photographs."""
+    if held_out:
+        faces: Iterator[Face] = (item.face() for item in held_out)
+    else:
+        seed = settings.seed + VALIDATION_SEED
+        faces = _render(max(1, settings.data.rendered_validation), settings.model, seed)
+    truths, crops, squares = [], [], []
+    for number, face in enumerate(faces):
+        square = square_boxes(face.box[None], settings.model.box_scale)
+        truths.append(held_out[number] if held_out else Annotation.of(face))
+        squares.append(square)
+        crops.append(crop_squares(face.image, square, settings.model.size))
+    return Validation(truths, np.concatenate(crops), np.concatenate(squares))
+
+
+def _render(count: int, model: ModelSettings, seed: int) -> Iterator[Face]:
+    from mmtoolkit.landmarks.synthetic import render_faces
+
+    return render_faces(count, RENDERED_SCALE * model.size, seed)
+
+
+def _watch(faces: Iterator[Face], what: str, count: int) -> Iterator[Face]:
+    with progress_bar(f"{what} faces", count) as advance:
+        for face in faces:
+            advance("")
+            yield face
+
+
+def fit(training: Training, run: RunDirectory | None) -> None:
+    """Run the epochs; with a run's folder, each leaves a line in metrics.jsonl and a checkpoint."""
+    settings = training.settings.train
+    last = min(settings.stop_after or settings.epochs, settings.epochs)
+    with progress_bar("epochs", last, training.epoch) as advance:
+        while training.epoch < last:
+            record = train_epoch(training)
+            if run is not None:
+                note = _keep(training, run, record, final=training.epoch == last)
+                advance(note)
+                logger.info("epoch %d: %s, %.1f s", training.epoch, note, record["seconds"])
+            training.accelerator.wait_for_everyone()
+
+
+def _keep(training: Training, run: RunDirectory, record: dict[str, Any], *, final: bool) -> str:
+    """Validate, write the line of metrics.jsonl and a checkpoint, and say in short how it went."""
+    metrics = validate(training).metrics
+    better = metrics["nme"] < training.best_score
+    if better:
+        training.best_epoch, training.best_score = training.epoch, metrics["nme"]
+    run.log_metrics(record | metrics)
+    if better or final or training.epoch % training.settings.train.checkpoint_every == 0:
+        save(training, run, best=better)
+    return f"loss {record['loss']:.4f}, nme {metrics['nme']:.4f}, best {training.best_score:.4f}"
+
+
+def train_epoch(training: Training) -> dict[str, Any]:
+    """Run one epoch and return its loss and speed."""
+    start = time.perf_counter()
+    training.epoch += 1
+    training.wrapped.train()
+    losses = [train_step(training, batch, total) for batch, total in batches(training)]
+    loss = float(training.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+    if not math.isfinite(loss):
+        raise DivergenceError(f"epoch {training.epoch}: the loss is {loss}; lower train.learning_rate")
+    seconds = time.perf_counter() - start
+    training.seconds += seconds
+    return {
+        "epoch": training.epoch,
+        "loss": loss,
+        "learning_rate": training.optimizer.param_groups[0]["lr"],
+        "seconds": round(seconds, 3),
+        "faces_per_second": round(training.faces_per_epoch / seconds, 1),
+        "peak_memory": peak_memory(training.accelerator.device),
+    }
+
+
+def batches(training: Training) -> Iterator[tuple[Batch, float]]:
+    """Draw an epoch's batches, each with the sum of its weights; the next is made while one is used.
+
+    Every draw depends on the seed, the epoch and the step alone, so that a resumed run goes on with the
+    same bits. Each process gets its share of every batch.
+    """
+    settings, crops = training.settings, training.crops
+    rng = np.random.default_rng([settings.seed, training.epoch])
+    chances = draw_probabilities(crops, settings.data.pose_balance, settings.data.rendered_share)
+    # whole copies of the faces first, the rest by lot: close to the wanted shares, little repetition
+    drawn = _spread(chances, training.faces_per_epoch, rng)
+    size = settings.train.batch_size
+    share = size // training.accelerator.num_processes
+    first = share * training.accelerator.process_index
+
+    def make(number: int) -> tuple[Batch, float]:
+        rows = drawn[number * size : (number + 1) * size]
+        draws = np.random.default_rng([settings.seed, training.epoch, number])
+        part = slice(first, first + share)
+        batch = make_batch(crops, rows, settings.model, settings.augment, draws, part)
+        return batch, float(crops.weights[rows].sum())
+
+    with ThreadPoolExecutor(1) as pool:
+        numbers = iter(range(len(drawn) // size))
+        waiting = [pool.submit(make, number) for number in itertools.islice(numbers, 2)]
+        while waiting:
+            ready = waiting.pop(0).result()
+            waiting += [pool.submit(make, number) for number in itertools.islice(numbers, 1)]
+            yield ready
+
+
+def _spread(chances: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `count` rows by systematic sampling: each comes as often as its chance says, up to one."""
+    places = (np.arange(count) + rng.random()) / count
+    order = rng.permutation(len(chances))
+    rows = order[np.searchsorted(np.cumsum(chances[order]), places).clip(max=len(chances) - 1)]
+    return rng.permutation(rows)
+
+
+def train_step(training: Training, batch: Batch, total: float) -> Tensor:
+    """Take one step and return its loss; `total` is the sum of weights over all processes."""
+    settings, accelerator = training.settings, training.accelerator
+    rate = learning_rate(training.step, training.steps, settings)
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    device = accelerator.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        output = Output(*training.wrapped(batch.images.to(device)))
+    # gradients are averaged over the processes: scale so that their mean is that of the whole batch
+    share = total / accelerator.num_processes
+    loss = compute_loss(output, batch.points.to(device), batch.weights.to(device), share, settings.loss)
+    training.optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    torch.nn.utils.clip_grad_norm_(training.model.parameters(), settings.train.gradient_clip)
+    training.optimizer.step()
+    training.step += 1
+    _update_average(training)
+    return loss.detach()
+
+
+def compute_loss(
+    output: Output, points: Tensor, weights: Tensor, total: float, settings: LossSettings
+) -> Tensor:
+    """Add up the losses of the coordinates and of what the head returns besides.
+
+    Args:
+        output: of the network.
+        points: `(n, 106, 2)` true shares of the crop.
+        weights: `(n, 106)`; a point far outside the crop is left out as well.
+        total: what the weighted sums are divided by.
+        settings: kinds and weights of the losses.
+    """
+    inside = ((points > -MARGIN) & (points < 1 + MARGIN)).all(-1)
+    weights = weights * inside
+    difference = 100 * (output.points - points)
+    values = POINT_LOSSES[settings.points](difference, settings.wing_width, settings.wing_curvature)
+    loss = settings.points_weight * weighted_mean(values, weights, total)
+    if output.raw is None:
+        return loss
+    if output.raw.ndim == 5:
+        size = output.raw.shape[-1]
+        target = gaussian_heatmaps(points * size - 0.5, size, sigma=1.0)
+        for maps in output.raw:
+            loss = loss + settings.heatmap_weight * weighted_mean(adaptive_wing(maps, target), weights, total)
+        return loss
+    bins = output.raw.shape[-1]
+    unit = bins / (1 + 2 * MARGIN)
+    target = gaussian_bins((points + MARGIN) * unit - 0.5, bins, settings.simcc_sigma * unit / 100)
+    divergence = simcc_divergence(output.raw, target).sum(-1)
+    return loss + settings.simcc_weight * weighted_mean(divergence, weights, total)
+
+
+def learning_rate(step: int, steps: int, settings: LandmarkSettings) -> float:
+    """Rise linearly during the warm-up, then fall along a half cosine to zero."""
+    warmup = settings.train.warmup * steps
+    if step < warmup:
+        return settings.train.learning_rate * (step + 1) / math.ceil(warmup)
+    progress = (step - warmup) / max(1.0, steps - warmup)
+    return settings.train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def _update_average(training: Training) -> None:
+    """Move the averaged weights towards the current ones; faster in the beginning."""
+    decay = min(training.settings.train.ema, (1 + training.step) / (10 + training.step))
+    for name, value in training.model.state_dict().items():
+        if value.is_floating_point():
+            training.average[name].lerp_(value, 1 - decay)
+        else:
+            training.average[name].copy_(value)
+
+
+def validate(training: Training) -> Evaluation:
+    """Score the averaged weights on the validation faces through their own boxes."""
+    kept = {name: value.clone() for name, value in training.model.state_dict().items()}
+    training.model.load_state_dict(training.average)
+    training.model.eval()
+    validation, device = training.validation, training.accelerator.device
+    shares = []
+    with torch.inference_mode():
+        for block in torch.from_numpy(validation.crops).split(256):
+            shares.append(training.model(block.to(device).permute(0, 3, 1, 2).float()).points.cpu().numpy())
+    training.model.load_state_dict(kept)
+    points = from_square(np.concatenate(shares), validation.squares)
+    names = [truth.name for truth in validation.truths]
+    return evaluate(validation.truths, dict(zip(names, points, strict=True)))
+
+
+def save(training: Training, run: RunDirectory, *, best: bool) -> None:
+    """Write a checkpoint of the epoch that has just ended: averaged weights to predict, all to go on."""
+    state = {
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "rng": capture_rng(),
+        "step": training.step,
+        "best_epoch": training.best_epoch,
+        "best_score": training.best_score,
+        "seconds": training.seconds,
+    }
+    meta = {"engine": "landmarks", "data": fingerprint(training.crops)}
+    save_checkpoint(run.checkpoints, training.epoch, Checkpoint(training.average, state, meta), best=best)
+
+
+def restore(training: Training, run: RunDirectory) -> None:
+    """Put a run's last checkpoint back, as if it had never stopped.
+
+    Raises:
+        CheckpointError: if there is none, or it was trained on other faces or another network.
+    """
+    path = find_checkpoint(run.checkpoints)
+    checkpoint = load_checkpoint(path)
+    if checkpoint.meta.get("data") != fingerprint(training.crops):
+        raise CheckpointError(f"{path}: trained on other faces; give the same data.path and renderer")
+    training.epoch, training.step = checkpoint.meta["step"], checkpoint.state["step"]
+    average = matching_weights(checkpoint.model, training.average, path)
+    for name, value in average.items():
+        training.average[name].copy_(value)
+    training.model.load_state_dict(checkpoint.state["model"])
+    training.optimizer.load_state_dict(checkpoint.state["optimizer"])
+    training.best_epoch = checkpoint.state["best_epoch"]
+    training.best_score = checkpoint.state["best_score"]
+    training.seconds = checkpoint.state["seconds"]
+    restore_rng(checkpoint.state["rng"])
+    if training.accelerator.is_main_process:
+        run.rewind_metrics("epoch", training.epoch)
+    logger.info("resumed after epoch %d", training.epoch)
+
+
+def fingerprint(crops: Crops) -> str:
+    """Hash the labels and some pixels, so that a checkpoint can tell whether it was trained on them."""
+    digest = hashlib.sha256(crops.points.tobytes())
+    digest.update(crops.weights.tobytes())
+    digest.update(np.ascontiguousarray(crops.images[:, ::16, ::16]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _follow(training: Training) -> TrainResult:
+    """Train along with the main process, which writes everything."""
+    fit(training, None)
+    return TrainResult(training.epoch, 0, {}, 0.0)
+
+
+def _finish(training: Training, run: RunDirectory) -> TrainResult:
+    """Score the best epoch once more and write what came out."""
+    if not training.best_epoch:
+        raise RunError("no epoch was trained; raise train.epochs")
+    path = find_checkpoint(run.checkpoints, BEST)
+    training.average = load_checkpoint(path, state=False).model
+    evaluation = validate(training)
+    speed = training.epoch * training.faces_per_epoch / max(1e-9, training.seconds)
+    result = TrainResult(training.epoch, training.best_epoch, evaluation.metrics, round(speed, 1))
+    run.write_results(asdict(result) | {"device": describe_device(training.accelerator.device)})
+    write_run_report(run, evaluation, _describe(training), training.best_epoch)
+    return result
+
+
+def _describe(training: Training) -> str:
+    photos = int((~training.crops.rendered).sum())
+    return (
+        f"{photos:,} photographs and {len(training.crops) - photos:,} rendered faces, "
+        f"{len(training.validation.truths):,} to validate on; {training.steps:,} steps "
+        f"on {describe_device(training.accelerator.device)}"
+    )
+
+
+def describe_work(settings: LandmarkSettings) -> dict[str, int | str]:
+    """Check settings and data without training or rendering, and tell the sizes of the work.
+
+    Raises:
+        DataError: if a data set cannot be used.
+    """
+    photos, held_out = split_photos(settings.data)
+    model = make_model(settings.model)
+    faces = settings.train.faces_per_epoch or len(photos) + settings.data.rendered
+    return {
+        "photographs": len(photos),
+        "rendered": settings.data.rendered,
+        "validation": len(held_out) or settings.data.rendered_validation,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "multiplications": count_operations(model, settings.model.size),
+        "steps": settings.train.epochs * max(1, faces // settings.train.batch_size),
+        "device": describe_device(resolve_device(settings.device)),
+    }
