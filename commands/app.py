@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from mmtoolkit import __version__
 from mmtoolkit.core.errors import ToolkitError
 
-from . import config, env, recommend
+from . import config, distill, env, recommend
 from .output import print_error
 
 
@@ -43,6 +43,7 @@ app = typer.Typer(
     epilog="Start with: mmtk recommend train --config demo",
 )
 app.add_typer(recommend.app, name="recommend")
+app.add_typer(distill.app, name="distill")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)
 

@@ -23,7 +23,13 @@ def _recommend() -> "type[Settings]":
     return RecommendSettings
 
 
-ENGINES: "dict[str, Callable[[], type[Settings]]]" = {"recommend": _recommend}
+def _distill() -> "type[Settings]":
+    from mmtoolkit.distill.config import DistillSettings
+
+    return DistillSettings
+
+
+ENGINES: "dict[str, Callable[[], type[Settings]]]" = {"recommend": _recommend, "distill": _distill}
 
 Engine = Annotated[str, typer.Argument(metavar="ENGINE", help=f"One of: {', '.join(ENGINES)}.")]
 
