@@ -56,6 +56,10 @@ class ModelSettings(Settings):
     """Kind of the base model."""
     base: str = SHAPES
     """The teacher: a run of `distill teach`, a pipeline's folder, a single file, a hub id, or `shapes`."""
+    layout: str | None = None
+    """For a single file: folder or hub id whose configuration and tokenizers it uses."""
+    embedded_guidance: Positive = 3.5
+    """Guidance told to networks that take it as an input (FLUX.1-dev); 3.5 is the pipeline's own."""
     adapter: Literal["lora", "full"] = "lora"
     """Train a LoRA beside the frozen weights, or all weights."""
     rank: Count = 64
@@ -159,9 +163,11 @@ class TeachSettings(Settings):
     batch_size: Count = 64
     """Pictures in a step, over all processes."""
     learning_rate: Positive = 1e-3
-    """Adam's step size after the warm-up; it falls to 0 along a half cosine."""
+    """Adam's step size after the warm-up."""
     warmup: Natural = 200
     """Steps over which the step size rises from 0."""
+    cooldown: Natural = 1000
+    """Last steps, over which it falls to 0."""
     drop: Share = 0.1
     """Share of the rows that lose their condition, for guidance."""
     ema: Decay = 0.999
