@@ -1,5 +1,6 @@
 """`mmtk distill`: teach, train, sample, evaluate and compare few-step diffusion models."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +76,7 @@ def teach(
 def _plan(
     config: str | None,
     assignments: list[str] | None,
-    flags: dict[str, object],
+    flags: Mapping[str, object],
     resume: Path | None,
     output: Path | None,
 ) -> "Plan[DistillSettings]":
@@ -91,7 +92,7 @@ def _plan(
 
 
 def _print_dry_run(
-    command: str, plan: "Plan[DistillSettings]", facts: dict[str, int | str], *, as_json: bool
+    command: str, plan: "Plan[DistillSettings]", facts: Mapping[str, int | float | str], *, as_json: bool
 ) -> None:
     if as_json:
         print_json(command, run=str(plan.run.path), dry_run=True, **facts)

@@ -8,6 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmtoolkit.distill.model import TIMESTEPS, Condition, Denoiser, join_rows, take_rows, to_x0_eps
+from mmtoolkit.distill.schedule import ScheduleKind
+from mmtoolkit.distill.scheduler import scheduler_of
 
 MANY = 50
 """Steps of the teacher that count as its own result."""
@@ -61,6 +63,58 @@ def teacher_samples(
         alpha, sigma = levels.at(torch.full_like(t, times[step + 1]), x)
         x = alpha * clean + sigma * eps
     return x
+
+
+@torch.no_grad()
+def student_samples(
+    denoiser: Denoiser,
+    condition: Condition,
+    noise: Tensor,
+    *,
+    steps: int,
+    training_steps: int,
+    guidance: float = 1.0,
+    eta: float = 0.0,
+    schedule: ScheduleKind = "equidistant",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw with a few large steps (gamma sampling, see :class:`~mmtoolkit.distill.scheduler.TDDScheduler`).
+
+    Args:
+        denoiser: a student.
+        condition: of the rows.
+        noise: `(rows, *shape)`, standard normal.
+        steps: network calls, or pairs of them where guidance is not 1.
+        training_steps: N of the grid that the student learned on.
+        guidance: in units of the student, see :func:`student_guidance`.
+        eta: share of each jump that is noised back.
+        schedule: placement of the steps.
+        generator: of that noise.
+
+    Returns:
+        Clean samples `(rows, *shape)`.
+    """
+    scheduler = scheduler_of(denoiser.levels, denoiser.prediction, training_steps, schedule)
+    scheduler.set_timesteps(steps)
+    x = noise
+    for time, shown in zip(scheduler.grid, scheduler.timesteps, strict=True):
+        t = torch.full((len(x),), time, device=x.device)
+        output = guided(denoiser, x, t, condition, guidance)
+        x = scheduler.step(output, shown, x, eta=eta, generator=generator, return_dict=False)[0]
+    return x
+
+
+def student_guidance(teacher_units: float, guidance: float) -> float:
+    """Convert an ordinary guidance scale into the one to sample a student with.
+
+    A student with decoupled guidance has eps(c) = eps_u + (1 + w)(eps_c - eps_u) and eps(none) = eps_u of
+    its teacher, so its scale g acts as g (1 + w) of the teacher's (arXiv 2409.01347, eq. 13).
+
+    Args:
+        teacher_units: guidance scale as for the teacher, 1 being none.
+        guidance: strength w that the student was trained with.
+    """
+    return teacher_units / (1 + guidance)
 
 
 def in_parts(condition: Condition, noise: Tensor, rows: int = 256) -> list[tuple[Condition, Tensor]]:

@@ -84,9 +84,9 @@ def warmup(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / max(1, steps))
 
 
-def half_cosine(step: int, steps: int) -> float:
-    """Return a factor that falls from 1 to 0 over `steps`."""
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+def cooldown(step: int, steps: int, length: int) -> float:
+    """Return a factor that stays 1 until `length` steps before the end, then falls straight to 0."""
+    return min(1.0, (steps - step) / max(1, length))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

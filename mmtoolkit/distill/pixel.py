@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtoolkit.core.checkpoint import LAST, find_checkpoint, matching_weights
+from mmtoolkit.core.checkpoint import LAST, find_checkpoint, load_checkpoint, matching_weights
 from mmtoolkit.core.config import did_you_mean
 from mmtoolkit.core.errors import CheckpointError, UsageError
-from mmtoolkit.distill.config import SHAPES, ModelSettings, NetworkSettings
+from mmtoolkit.distill.config import SHAPES, ModelSettings, NetworkSettings, TargetSettings
 from mmtoolkit.distill.data import Kind, Pictures
 from mmtoolkit.distill.lora import ADAPTER, add_lora
 from mmtoolkit.distill.model import TIMESTEPS, Condition, Levels, Prediction
@@ -165,7 +165,7 @@ class PixelDenoiser:
         self.device = device
         self.levels = pixel_levels().to(device)
         self.prediction: Prediction = spec.network.prediction
-        self.shape = (3, spec.size, spec.size)
+        self.shape: tuple[int, ...] = (3, spec.size, spec.size)
 
     def adapt(self, settings: ModelSettings) -> None:
         """Freeze the teacher and give the student its LoRA, or a copy of the weights of its own."""
@@ -212,7 +212,11 @@ class PixelDenoiser:
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name the LoRA's matrices, or all weights that train."""
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        return {
+            name.replace(f".{ADAPTER}.", "."): value
+            for name, value in self.model.named_parameters()
+            if (".lora_" in name if self.adapted else value.requires_grad)
+        }
 
     def decode(self, x: Tensor) -> Tensor:
         """Pixels are pictures already."""
@@ -225,40 +229,94 @@ def save_pixel(path: Path, weights: dict[str, Tensor], spec: PixelSpec, facts: d
     save_file(half, path, {"spec": spec.to_json(), "facts": json.dumps(facts)})
 
 
-def load_pixel(base: str, device: torch.device) -> PixelDenoiser:
-    """Load a pixel teacher: `shapes`, a run of `distill teach`, one of its checkpoints, or a file.
+@dataclass(frozen=True)
+class PixelFile:
+    """Weights of a pixel teacher or student with what belongs to them."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    spec: PixelSpec
+    facts: dict[str, Any]
+
+
+def read_pixel(name: str, kind: Literal["teacher", "student"]) -> PixelFile:
+    """Read `shapes`, a run, one of its checkpoints or a file.
+
+    Args:
+        name: what a user would write.
+        kind: which of the two it must be.
 
     Raises:
-        CheckpointError: if there is none or it is damaged.
+        CheckpointError: if there is none, it is damaged or the other kind.
     """
-    if base == SHAPES:
-        with as_file(files("mmtoolkit.distill") / "weights" / "teacher.safetensors") as path:
-            return _read(path, None, device)
-    path = Path(base)
+    command = "teach" if kind == "teacher" else "train"
+    if name == SHAPES:
+        with as_file(files("mmtoolkit.distill") / "weights" / f"{kind}.safetensors") as shipped:
+            return _read_file(shipped, kind)
+    path = Path(name)
     if path.is_file():
-        return _read(path, None, device)
+        return _read_file(path, kind)
     if not path.is_dir():
-        raise CheckpointError(f"{base}: no such teacher; name a run of `mmtk distill teach`, or `{SHAPES}`")
+        raise CheckpointError(
+            f"{name}: no such {kind}; name a run of `mmtk distill {command}`, or `{SHAPES}`"
+        )
     folder = path if (path / "model.safetensors").is_file() else find_checkpoint(path / "checkpoints", LAST)
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if meta.get("engine") != "distill teach":
-        raise CheckpointError(f"{base}: not a run of `mmtk distill teach`")
-    return _read(folder / "model.safetensors", meta["spec"], device)
+    stored = load_checkpoint(folder, state=False)
+    if stored.meta.get("engine") != f"distill {command}" or "spec" not in stored.meta:
+        raise CheckpointError(f"{name}: not a pixel {kind}; name a run of `mmtk distill {command}`")
+    spec = PixelSpec.from_json(stored.meta["spec"])
+    return PixelFile(folder / "model.safetensors", stored.model, spec, stored.meta.get("facts", {}))
 
 
-def _read(path: Path, spec_json: str | None, device: torch.device) -> PixelDenoiser:
+def _read_file(path: Path, kind: str) -> PixelFile:
     try:
         with safe_open(path, "pt") as stream:
-            spec_json = spec_json or (stream.metadata() or {}).get("spec")
+            metadata = stream.metadata() or {}
             weights = {name: stream.get_tensor(name).float() for name in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    if spec_json is None:
-        raise CheckpointError(f"{path}: not a pixel teacher of `mmtk distill teach`")
-    spec = PixelSpec.from_json(spec_json)
-    network = PixelNetwork(spec)
-    network.load_state_dict(matching_weights(weights, network.state_dict(), path))
-    return PixelDenoiser(network.eval(), spec, device)
+    facts = json.loads(metadata.get("facts", "{}"))
+    if "spec" not in metadata or ("model" in facts) != (kind == "student"):
+        raise CheckpointError(f"{path}: not a pixel {kind} of mmtk distill")
+    return PixelFile(path, weights, PixelSpec.from_json(metadata["spec"]), facts)
+
+
+def load_pixel(base: str, device: torch.device) -> PixelDenoiser:
+    """Load a pixel teacher, see :func:`read_pixel`."""
+    file = read_pixel(base, "teacher")
+    network = PixelNetwork(file.spec)
+    network.load_state_dict(matching_weights(file.weights, network.state_dict(), file.path))
+    return PixelDenoiser(network.eval(), file.spec, device)
+
+
+def load_pixel_student(
+    name: str, base: str | None, device: torch.device
+) -> tuple[PixelDenoiser, TargetSettings]:
+    """Load a pixel student on its teacher.
+
+    Args:
+        name: see :func:`read_pixel`.
+        base: its teacher, if not where training found it.
+        device: where to compute.
+
+    Returns:
+        The student, and the targets that it was trained for.
+    """
+    file = read_pixel(name, "student")
+    model = ModelSettings.model_validate(file.facts["model"])
+    denoiser = load_pixel(base or model.base, device)
+    if denoiser.spec != file.spec:
+        raise CheckpointError(
+            f"{name}: made for another teacher than {base or model.base}; name it with --base"
+        )
+    denoiser.adapt(model)
+    own = denoiser.trainable()
+    weights = matching_weights(file.weights, {key: value.data for key, value in own.items()}, file.path)
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(weights[key])
+    denoiser.model.requires_grad_(False).eval()
+    return denoiser, TargetSettings.model_validate(file.facts["targets"])
 
 
 def with_size(network: NetworkSettings, size: int) -> int:
@@ -271,6 +329,3 @@ def with_size(network: NetworkSettings, size: int) -> int:
     if size % factor:
         raise UsageError(f"pictures of {size} pixels: this network needs a multiple of {factor}")
     return size
-
-
-__all__ = ["ADAPTER", "PixelDenoiser", "PixelNetwork", "PixelSpec", "load_pixel", "replace", "save_pixel"]

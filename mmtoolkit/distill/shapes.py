@@ -9,11 +9,12 @@ Shapes are drawn from their signed distances: edges are smooth, and thousands of
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 SIZE = 32
 
 COLOURS = {
@@ -73,7 +74,7 @@ def _circle(x: Array, y: Array) -> Array:
 
 
 def _square(x: Array, y: Array) -> Array:
-    return np.maximum(abs(x), abs(y)) - 0.88
+    return np.asarray(np.maximum(abs(x), abs(y)) - 0.88)
 
 
 def _triangle(x: Array, y: Array) -> Array:
@@ -86,7 +87,7 @@ def _ring(x: Array, y: Array) -> Array:
 
 def _cross(x: Array, y: Array) -> Array:
     long, short = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
-    return np.maximum(long - 1, short - 0.36)
+    return np.asarray(np.maximum(long - 1, short - 0.36))
 
 
 def _star(x: Array, y: Array) -> Array:
@@ -97,7 +98,7 @@ def _star(x: Array, y: Array) -> Array:
     tip, notch = np.array([1.15, 0.0]), 0.5 * np.array([np.cos(sector / 2), np.sin(sector / 2)])
     normal = np.array([notch[1] - tip[1], tip[0] - notch[0]]) / np.hypot(*(notch - tip))
     along, across = radius * np.cos(angle) - tip[0], radius * np.sin(angle) - tip[1]
-    return np.asarray(along * normal[0] + across * normal[1], np.float32)
+    return np.asarray(along * normal[0] + across * normal[1])
 
 
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
@@ -159,9 +160,7 @@ def _one(rng: np.random.Generator) -> Scene:
     background = _choose(rng, BACKGROUNDS)
     row, column = PLACES[place]
     radius = RADII[size]
-    x, y = (
-        SIZE / 2 + (cell - 1) * (SIZE / 2 - radius - 2) + rng.uniform(-1, 1) for cell in (column, row)
-    )
+    x, y = (SIZE / 2 + (cell - 1) * (SIZE / 2 - radius - 2) + rng.uniform(-1, 1) for cell in (column, row))
     mark = Mark(shape, colour, x, y, radius * rng.uniform(0.92, 1.08))
     return Scene((mark,), background, f"a {size} {colour} {shape} {place} on {background}")
 
@@ -200,9 +199,9 @@ def _pair(rng: np.random.Generator) -> Scene:
 def render(scene: Scene) -> NDArray[np.uint8]:
     """Draw a scene, `(32, 32, 3)` in 0..255; edges are one pixel soft."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
-    picture = np.broadcast_to(np.float32(BACKGROUNDS[scene.background]), (SIZE, SIZE, 3))
+    picture = np.broadcast_to(np.asarray(BACKGROUNDS[scene.background], np.float32), (SIZE, SIZE, 3))
     for mark in scene.marks:
         distance = SHAPES[mark.shape]((columns - mark.x) / mark.radius, (rows - mark.y) / mark.radius)
         cover = np.clip(0.5 - distance * mark.radius, 0, 1)[..., None]
-        picture = (1 - cover) * picture + cover * np.float32(COLOURS[mark.colour])
+        picture = (1 - cover) * picture + cover * np.asarray(COLOURS[mark.colour], np.float32)
     return np.asarray(picture.round(), np.uint8)

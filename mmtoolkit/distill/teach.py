@@ -28,7 +28,7 @@ from mmtoolkit.distill.loop import (
     batch_rows,
     check_finite,
     clip_gradients,
-    half_cosine,
+    cooldown,
     parts_of,
     set_rate,
     step_generator,
@@ -159,7 +159,8 @@ def train_step(teaching: Teaching) -> tuple[float, float]:
     (part,) = parts_of(settings.batch_size, 1, teaching.accelerator)
     clean, condition = teaching.examples.batch(rows[part])
     clean, condition = clean.to(denoiser.device), move(condition, denoiser.device)
-    rate = warmup(teaching.step, settings.warmup) * half_cosine(teaching.step, settings.steps)
+    fall = cooldown(teaching.step, settings.steps, settings.cooldown)
+    rate = min(warmup(teaching.step, settings.warmup), fall)
     set_rate(teaching.optimizer, settings.learning_rate * rate)
     teaching.optimizer.zero_grad(set_to_none=True)
     loss = _loss(teaching, clean, condition, part)
