@@ -1,10 +1,11 @@
 """Write a student for other programs, read it back and compare.
 
-`diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained with,
-so that every program loads it without being told more; `merged` is a whole pipeline's folder.
+`diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained
+with, so that every program loads it without being told more; `merged` is a whole pipeline's folder.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -156,9 +157,10 @@ def _write_lora(student: Student, layout: "Layout", output: Path, precision: Pre
     dtype = getattr(torch, precision)
     save_file({name: value.to(dtype).contiguous() for name, value in tensors.items()}, output, metadata)
     found = read_lora(output, network)
-    error = largest = 0.0
-    for name, layer in lora.layers.items():
-        change = layer.delta()
+    error = 0.0 if found.layers.keys() >= lora.layers.keys() else math.inf
+    largest = 0.0
+    for name in lora.layers.keys() & found.layers.keys():
+        change = lora.layers[name].delta()
         largest = max(largest, change.abs().max().item())
         error = max(error, (found.layers[name].delta() - change).abs().max().item())
     return ExportResult([output], error, largest)
@@ -211,9 +213,8 @@ def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[
     if family.part == "unet":
         return list(layers.items())
     shapes = layer_shapes(network)
-    names = original_names(shapes, network.config)  # type: ignore[arg-type]
-    found = [(name, fuse(layers, parts, shapes)) for name, parts in names.items() if layers.keys() & {*parts}]
-    return [(name, layer) for name, layer in found]
+    names = original_names(shapes, network)
+    return [(name, fuse(layers, parts, shapes)) for name, parts in names.items() if layers.keys() & {*parts}]
 
 
 def fuse(
@@ -283,6 +284,13 @@ def _apply(network: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]
     for name, value in network.state_dict().items():
         if name in changes:
             value.copy_(changes[name](value))
+
+
+def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
+    """Load a student's base with the student in its weights."""
+    network = student.source.network(dtype)
+    _apply(network, _changes(student, network))
+    return network
 
 
 def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:

@@ -5,7 +5,9 @@ published first. FLUX and SD 3 also fuse there what Diffusers keeps apart, as qu
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 Names = dict[str, tuple[str, ...]]
 """From a name in another program to the layers of the Diffusers network that it means."""
@@ -91,20 +93,20 @@ _EMBEDDERS = {
 }
 
 
-def original_names(layers: Iterable[str], config: Mapping[str, Any]) -> Names:
+def original_names(layers: Iterable[str], network: nn.Module) -> Names:
     """Map the original code's names to the layers of a Diffusers network.
 
     Args:
         layers: dotted names of the network's layers.
-        config: the network's configuration, with its `_class_name`.
+        network: tells by its class and configuration how they are arranged.
 
     Returns:
         Only names of which at least one layer is there; fused names have several layers, in their order.
     """
     known = set(layers)
-    kind = config.get("_class_name", "")
+    kind = type(network).__name__
     if kind == "UNet2DConditionModel":
-        depth = int(config["layers_per_block"]) + 1
+        depth = int(cast("Any", network).config.layers_per_block) + 1
         pairs = ((_unet_name(layer, depth, known), layer) for layer in known)
         return {name: (layer,) for name, layer in pairs if name}
     names: Names = {name: (layer,) for name, layer in _EMBEDDERS.get(kind, {}).items() if layer in known}

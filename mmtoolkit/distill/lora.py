@@ -124,7 +124,7 @@ def read_lora(path: Path, network: nn.Module, *, scale: float | None = None) -> 
     if missing and scale is None:
         _say_missing_alpha(file, missing, len(pairs))
     shapes = layer_shapes(network)
-    names = _known_names(shapes, getattr(network, "config", {}))
+    names = _known_names(shapes, network)
     layers: dict[str, LoraLayer] = {}
     lost = []
     for key, (down, up) in pairs.items():
@@ -202,8 +202,8 @@ def _peft_alphas(config: Mapping[str, Any]) -> dict[str, float]:
     return found | {_plain_name(key.strip("^$")): float(value) for key, value in pattern.items()}
 
 
-def _known_names(shapes: Iterable[str], config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    original = original_names(shapes, config)
+def _known_names(shapes: Iterable[str], network: nn.Module) -> dict[str, tuple[str, ...]]:
+    original = original_names(shapes, network)
     names = {_plain_name(name): layers for name, layers in original.items()}
     return names | {name.replace(".", "_"): (name,) for name in shapes}
 
@@ -261,12 +261,13 @@ def add_lora(network: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, 
     from peft import LoraConfig
 
     rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
     config = LoraConfig(
         r=rank,
-        lora_alpha=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
         target_modules="|".join(re.escape(name) for name in ranks),
         rank_pattern={f"^{re.escape(name)}$": r for name, r in ranks.items() if r != rank},
-        alpha_pattern={f"^{re.escape(name)}$": a for name, a in alphas.items() if a != rank},
+        alpha_pattern={f"^{re.escape(name)}$": a for name, a in alphas.items() if a != alpha},
     )
     network.add_adapter(config, ADAPTER)  # type: ignore[operator]
     for parameter in network.parameters():

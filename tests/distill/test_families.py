@@ -177,7 +177,7 @@ def single_file(folder, path):
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     unet, text = pipeline.unet.state_dict(), pipeline.text_encoder.state_dict()
     layers = {key.rpartition(".")[0] for key in unet}
-    back = {layer: name for name, (layer,) in original_names(layers, pipeline.unet.config).items()}
+    back = {layer: name for name, (layer,) in original_names(layers, pipeline.unet).items()}
     tensors = {}
     for key, value in unet.items():
         layer, _, kind = key.rpartition(".")

@@ -99,7 +99,7 @@ def test_the_original_codes_names_are_read(family, sgm, networks, tmp_path):
 
     source, network, lora = networks(family)
     shapes = layer_shapes(network)
-    names = original_names(shapes, network.config)
+    names = original_names(shapes, network)
     assert any("input_blocks" in name for name in names) == sgm
     tensors = {}
     for name, parts in names.items():

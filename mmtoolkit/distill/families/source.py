@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmtoolkit.core.errors import CheckpointError, ConfigError
+from mmtoolkit.distill.config import SHAPES
 from mmtoolkit.distill.families.family import FAMILIES, Family
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -39,7 +40,12 @@ class Source:
             CheckpointError: if it is not there.
             ConfigError: if it is of another family.
         """
+        quiet_libraries()
         source = cls(base, FAMILIES[family], layout)
+        if base == SHAPES:
+            raise ConfigError(
+                f"model.base: name the {family} checkpoint: a folder, a single file or a hub id"
+            )
         if source.single_file:
             return source
         if not Path(base).exists() and (not _HUB_ID.fullmatch(base) or base.endswith(_SINGLE)):
@@ -158,3 +164,13 @@ def _dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
     from diffusers.utils import deprecation_utils
 
     return {"dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype": dtype}
+
+
+def quiet_libraries() -> None:
+    """Leave progress and remarks to this package; errors are still raised."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
