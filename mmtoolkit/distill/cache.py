@@ -10,6 +10,7 @@ Files appear whole or not at all; a stopped run continues with the next one.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -135,6 +136,29 @@ def write_cache(settings: DistillSettings, folder: Path, pictures: Pictures | No
     _write_texts(source, settings, folder, facts)
     _write_latents(source, settings, folder, pictures, facts)
     return open_cache(folder)
+
+
+def describe_work(settings: DistillSettings) -> dict[str, int | str]:
+    """Check data and base without encoding, and tell the sizes of the work.
+
+    Raises:
+        DataError: if the pictures or their texts cannot be used.
+        CheckpointError: if the base cannot be found.
+    """
+    source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
+    pictures = open_pictures(settings.data)
+    facts = _plan(settings, source, pictures, settings.data.size or default_size(source))
+    autoencoder = Autoencoder(source, facts["size"])
+    width = 4 if settings.precision == "float32" else 2
+    latents = len(pictures) * math.prod(autoencoder.shape) * width * (2 if facts["flip"] else 1)
+    return {
+        "base": source.base,
+        "pictures": len(pictures),
+        "prompts": len(facts["prompts"]),
+        "size": facts["size"],
+        "latents": " x ".join(str(n) for n in autoencoder.shape),
+        "latents_bytes": latents,
+    }
 
 
 def default_size(source: Source) -> int:

@@ -26,6 +26,12 @@ RESUMABLE = (
     "teach.sample_every",
     "data.path",
     "device",
+    "evaluate.samples",
+    "evaluate.steps",
+    "evaluate.eta",
+    "evaluate.guidance",
+    "evaluate.features",
+    "evaluate.batch_size",
 )
 """Settings that may change when a run is resumed: they do not change what a step computes."""
 
@@ -68,6 +74,12 @@ class ModelSettings(Settings):
     """Scale of the LoRA, divided by its rank; none: the rank, so that it acts at scale 1."""
     checkpointing: bool = False
     """Recompute activations on the way back: less memory, about a third more time."""
+
+    @field_validator("base", "layout")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        """Let a run find its base from another working folder."""
+        return str(Path(value).absolute()) if value and value != SHAPES and Path(value).exists() else value
 
 
 class TargetSettings(Settings):
@@ -151,8 +163,8 @@ class NetworkSettings(Settings):
     """First resolution (0 is the finest) with attention."""
     text_width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Width of a caption's tokens."""
-    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
-    """What the network puts out."""
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    """What the network puts out; `sample` learns flat pictures fastest."""
 
 
 class TeachSettings(Settings):
@@ -180,8 +192,27 @@ class TeachSettings(Settings):
     """Steps between grids of samples; 0 draws none."""
 
 
+class EvaluateSettings(Settings):
+    """Judging a student against its teacher, from the same noise and conditions."""
+
+    samples: Annotated[int, Field(ge=8)] = 1024
+    """Pictures drawn for each setting."""
+    steps: tuple[Count, ...] = (1, 2, 4, 6, 8)
+    """Numbers of sampling steps."""
+    eta: tuple[Share, ...] = (0.0, 0.3)
+    """Stochastic offsets of the sampler."""
+    guidance: tuple[Positive, ...] = (1.0, 2.0)
+    """Guidance as multiples of what the student was trained with, 1 + w."""
+    features: str = "own"
+    """Features of FID and KID: `inception`, `own` (learned from the data), or a TorchScript file."""
+    batch_size: Count = 128
+    """Pictures drawn at once."""
+    seed: Natural = 1234
+    """Seed of the noise, the same for all students."""
+
+
 class DistillSettings(Settings):
-    """All settings of `mmtk distill`: `teach` uses network and teach, `train` model, targets and train."""
+    """All settings of `mmtk distill`: by command: network and teach; model, targets and train; evaluate."""
 
     seed: Natural = 0
     """Seed of every random draw."""
@@ -195,3 +226,4 @@ class DistillSettings(Settings):
     model: ModelSettings = ModelSettings()
     targets: TargetSettings = TargetSettings()
     train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()

@@ -120,6 +120,12 @@ def open_student(
     return Student(source, weights, scale, model.adapter == "full", training_facts(settings))
 
 
+def default_output(checkpoint: Path, form: Format) -> Path:
+    """Name what is written: below a run's `export` folder, or beside a LoRA file."""
+    name = f"{checkpoint.stem}-{form}" + ("" if form == "merged" else ".safetensors")
+    return (checkpoint / "export" if checkpoint.is_dir() else checkpoint.parent) / name
+
+
 def export(student: Student, form: Format, output: Path, precision: Precision = "float16") -> ExportResult:
     """Write a student in one format, read it back and compare.
 

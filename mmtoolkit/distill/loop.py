@@ -58,16 +58,21 @@ class Average:
     """Exponential moving average of named parameters, in float32.
 
     The decay rises with the steps, min(decay, (1 + step) / (10 + step)), so that early weights are forgotten.
+    Without decay it is the parameters themselves and takes no memory.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         """Start from the parameters as they are."""
         self.decay = decay
-        self.values = {name: value.detach().float().clone() for name, value in parameters.items()}
+        self.values = {name: value.detach() for name, value in parameters.items()}
+        if decay:
+            self.values = {name: value.float().clone() for name, value in self.values.items()}
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
         """Move towards the parameters after a step, counted from 1."""
+        if not self.decay:
+            return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # one kernel for all
             list(self.values.values()), [parameters[name].detach().float() for name in self.values], weight

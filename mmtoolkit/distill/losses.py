@@ -126,12 +126,13 @@ def distillation_loss(
     """
     x = denoiser.levels.noised(clean, draw.noise, draw.start)
     condition = replace_rows(condition, denoiser.empty(condition), draw.dropped)
-    output = denoiser.predict(x, draw.start, condition)
-    student = jump(denoiser, output, x, draw.start, draw.target, boundary=boundary)
     with torch.no_grad():
         guided = teacher_output(denoiser, x, draw.start, condition, draw.dropped, guidance)
         nearer = jump(denoiser, guided, x, draw.start, draw.before)
         with target_weights or nullcontext():
             output = denoiser.predict(nearer, draw.before, condition)
         target = jump(denoiser, output, nearer, draw.before, draw.target, boundary=boundary)
+    # last, so that its activations are not held while the others are computed
+    output = denoiser.predict(x, draw.start, condition)
+    student = jump(denoiser, output, x, draw.start, draw.target, boundary=boundary)
     return pseudo_huber(student, target, huber)

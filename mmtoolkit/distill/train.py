@@ -113,6 +113,9 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
         restore(training, run)
     if training.accelerator.is_main_process:
         run.start()
+        if resume:
+            run.rewind_metrics("step", training.step)
+            logger.info("resumed after step %d", training.step)
     training.accelerator.wait_for_everyone()
     with run.logging():
         logger.info("%s", describe(training))
@@ -146,7 +149,7 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
     if settings.model.family == "pixel":
         denoiser, examples, meta = _load_pixel(settings, accelerator.device)
     else:
-        denoiser, examples, meta = _load_latent(settings, run, accelerator.device)
+        denoiser, examples, meta = _load_latent(settings, run, accelerator)
     parameters = denoiser.trainable()
     facts = {"model": settings.model.model_dump(), "targets": settings.targets.model_dump()}
     training = Training(
@@ -178,19 +181,28 @@ def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denois
 
 
 def _load_latent(
-    settings: DistillSettings, run: RunDirectory | None, device: torch.device
+    settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
 ) -> tuple[Denoiser, Examples, dict[str, Any]]:
     from mmtoolkit.distill.cache import is_cache, open_cache, write_cache
-    from mmtoolkit.distill.families import load_latent
+    from mmtoolkit.distill.families import Source, load_latent
+    from mmtoolkit.distill.memory import check_memory, expected_memory
 
-    path = settings.data.path
-    if path is not None and is_cache(path):
-        examples = open_cache(path, settings)
-    elif run is not None:
-        examples = write_cache(settings, run.path / "cache")
-    else:
-        raise ConfigError(f"data.path: {path} is no cache; make one with `mmtk distill cache`")
-    denoiser = load_latent(settings, examples.facts["size"], move(examples.no_prompt, device), device)
+    path, device = settings.data.path, accelerator.device
+    with accelerator.main_process_first():  # the others find its cache
+        if path is not None and is_cache(path):
+            examples = open_cache(path, settings)
+        elif run is not None:
+            examples = write_cache(settings, run.path / "cache")
+        else:
+            raise ConfigError(f"data.path: {path} is no cache; make one with `mmtk distill cache`")
+    size = examples.facts["size"]
+    source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
+    rows = settings.train.batch_size // (settings.train.accumulation * accelerator.num_processes)
+    memory = expected_memory(settings, source, size, max(1, rows))
+    listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())
+    logger.info("expected memory %.2f GB: %s", sum(memory.values()) / 1e9, listed)
+    check_memory(memory, device)
+    denoiser = load_latent(settings, size, move(examples.no_prompt, device), device)
     denoiser.adapt(settings.model)
     return denoiser, examples, {}
 
@@ -371,9 +383,6 @@ def restore(training: Training, run: RunDirectory) -> None:
     training.scaler.load_state_dict(stored.state["scaler"])
     training.losses, training.gaps = list(stored.state["losses"]), dict(stored.state["gaps"])
     training.step = stored.meta["step"]
-    if training.accelerator.is_main_process:
-        run.rewind_metrics("step", training.step)
-    logger.info("resumed after step %d", training.step)
 
 
 def describe(training: Training) -> str:
