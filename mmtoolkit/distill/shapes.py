@@ -78,7 +78,7 @@ def _square(x: Array, y: Array) -> Array:
 
 
 def _triangle(x: Array, y: Array) -> Array:
-    return np.maximum(0.866 * abs(x) - 0.5 * y - 0.5, y - 0.8)
+    return np.asarray(np.maximum(0.866 * abs(x) - 0.5 * y - 0.5, y - 0.8))
 
 
 def _ring(x: Array, y: Array) -> Array:

@@ -46,8 +46,9 @@ class Targets:
         counts = torch.tensor([len(one) for one in lists])
         padded = [list(one) + [0] * (int(counts.max()) - len(one)) for one in lists]
         offset = settings.eta if settings.rule == "tdd" else 0.0
-        grids = (torch.tensor(values, device=device) for values in (grid, before, padded))
-        return cls(*grids, counts.to(device), offset, settings.eta_zero)
+        candidates = torch.tensor(padded, device=device)
+        starts, ends = torch.tensor(grid, device=device), torch.tensor(before, device=device)
+        return cls(starts, ends, candidates, counts.to(device), offset, settings.eta_zero)
 
     def draw_starts(self, rows: int, generator: torch.Generator) -> Tensor:
         """Draw grid positions n `(rows,)`, uniformly."""

@@ -187,8 +187,8 @@ def _loss(teaching: Teaching, clean: Tensor, condition: Condition, part: slice) 
     condition = replace_rows(condition, denoiser.empty(condition), dropped)
     with autocast(device, teaching.settings.precision):
         output = denoiser.predict(alpha * clean + sigma * noise, t, condition)
-    target = noise if denoiser.prediction == "epsilon" else alpha * noise - sigma * clean
-    return (output.float() - target).square().mean()
+    wanted = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - sigma * clean}
+    return (output.float() - wanted[denoiser.prediction]).square().mean()
 
 
 @torch.no_grad()
