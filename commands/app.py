@@ -11,6 +11,7 @@ from mmtoolkit.core.errors import ToolkitError
 
 from . import (
     config,
+    distill,
     env,
     landmarks,
     recommend,
@@ -53,6 +54,7 @@ app = typer.Typer(
 for part in (recommend_catalogue, recommend_serving, recommend_studies):
     recommend.app.add_typer(part.app)
 app.add_typer(recommend.app, name="recommend")
+app.add_typer(distill.app, name="distill")
 app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)

@@ -23,13 +23,23 @@ def _recommend() -> "type[Settings]":
     return RecommendSettings
 
 
+def _distill() -> "type[Settings]":
+    from mmtoolkit.distill.config import DistillSettings
+
+    return DistillSettings
+
+
 def _landmarks() -> "type[Settings]":
     from mmtoolkit.landmarks.config import LandmarkSettings
 
     return LandmarkSettings
 
 
-ENGINES: "dict[str, Callable[[], type[Settings]]]" = {"recommend": _recommend, "landmarks": _landmarks}
+ENGINES: "dict[str, Callable[[], type[Settings]]]" = {
+    "recommend": _recommend,
+    "distill": _distill,
+    "landmarks": _landmarks,
+}
 
 Engine = Annotated[str, typer.Argument(metavar="ENGINE", help=f"One of: {', '.join(ENGINES)}.")]
 

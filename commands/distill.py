@@ -1,0 +1,436 @@
+"""`mmtk distill`: teach, train, sample, evaluate, compare and export few-step diffusion models."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .options import (
+    Config,
+    Debug,
+    Device,
+    DryRun,
+    Json,
+    Output,
+    Quiet,
+    Resume,
+    Seed,
+    Set,
+    Verbose,
+)
+from .output import facts_as_text, print_facts, print_json, print_table, start_output
+
+if TYPE_CHECKING:
+    from mmtoolkit.distill.config import DistillSettings
+
+    from .plan import Plan
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Few-step diffusion by Target-Driven Distillation (TDD).",
+    epilog="Start with: mmtk distill sample",
+)
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Folder of pictures, .npz, webdataset .tar, a cache, or `shapes` for the embedded set.",
+        rich_help_panel=options.CONFIGURATION,
+    ),
+]
+Run = Annotated[
+    Path,
+    typer.Option(
+        "--checkpoint", metavar="RUN", help="A run of `distill train`.", rich_help_panel=options.RUN
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|HUB-ID",
+        help="The base model, where it is not the run's.",
+        rich_help_panel=options.CONFIGURATION,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|HUB-ID",
+        help="For a base in a single file: where its configuration and tokenizers are.",
+        rich_help_panel=options.CONFIGURATION,
+    ),
+]
+
+
+class FamilyChoice(StrEnum):
+    """Kinds of base models."""
+
+    pixel = "pixel"
+    sd15 = "sd15"
+    sdxl = "sdxl"
+    sd3 = "sd3"
+    flux = "flux"
+
+
+class ExportFormat(StrEnum):
+    """Layouts of exported students."""
+
+    diffusers = "diffusers"
+    kohya = "kohya"
+    merged = "merged"
+
+
+class ExportPrecision(StrEnum):
+    """Number formats of exported students."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class ScheduleChoice(StrEnum):
+    """Placements of the sampling steps."""
+
+    equidistant = "equidistant"
+    non_equidistant = "non_equidistant"
+
+
+Family = Annotated[
+    FamilyChoice | None,
+    typer.Option(help="Kind of the base, for a LoRA file.", rich_help_panel=options.CONFIGURATION),
+]
+
+
+@app.command("teach", epilog="Example: mmtk distill teach --data my-pictures -o runs/teacher")
+def teach(
+    config: Config = None,
+    assignments: Set = None,
+    data: Data = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Train a small pixel-space diffusion model from nothing."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.distill import teach as engine
+
+    plan = _plan(config, assignments, {"data.path": data, "seed": seed, "device": device}, resume, output)
+    if dry_run:
+        _print_dry_run("distill teach", plan, engine.describe_work(plan.resolved.settings), as_json=as_json)
+        return
+    result = engine.teach(plan.resolved.settings, plan.run, resume=plan.resume)
+    names = ("teacher.safetensors", "results.json", "samples")
+    _print_result("distill teach", plan, result.steps, {"loss": result.loss}, names, as_json=as_json)
+
+
+@app.command(
+    "cache", epilog="Example: mmtk distill cache -c sdxl --base my-model --data pictures -o pictures-sdxl"
+)
+def cache(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="New folder, or one that was not finished.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    config: Config = None,
+    assignments: Set = None,
+    data: Data = None,
+    base: Base = None,
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Encode pictures and prompts once, so that training holds neither autoencoder nor text encoders."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.distill import cache as engine
+
+    flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
+    settings = _settings(config, assignments, flags)
+    if dry_run:
+        facts = engine.describe_work(settings)
+        if as_json:
+            print_json("distill cache", folder=str(output), dry_run=True, **facts)
+        else:
+            print_facts({"folder": f"{output} (not made)", **facts_as_text(facts)})
+        return
+    examples = engine.write_cache(settings, output)
+    if as_json:
+        print_json(
+            "distill cache", pictures=len(examples), prompts=len(examples.prompts), files=[str(output)]
+        )
+    else:
+        typer.echo(f"{output}: {len(examples):,} pictures, {len(examples.prompts):,} prompts")
+
+
+@app.command(
+    "train", epilog="Example: mmtk distill train -c sdxl --data pictures --base my-model -o runs/mine"
+)
+def train(
+    config: Config = None,
+    assignments: Set = None,
+    data: Data = None,
+    base: Base = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Distil a few-step student (default: of the embedded teacher)."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.distill import train as engine
+
+    flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
+    plan = _plan(config or _default(resume), assignments, flags, resume, output)
+    if dry_run:
+        _print_dry_run("distill train", plan, engine.describe_work(plan.resolved.settings), as_json=as_json)
+        return
+    result = engine.train(plan.resolved.settings, plan.run, resume=plan.resume)
+    names = ("report.html", "results.json", "samples", "checkpoints/last")
+    metrics = {"loss": result.loss, **result.gaps}
+    _print_result("distill train", plan, result.steps, metrics, names, as_json=as_json)
+
+
+def _default(resume: Path | None) -> str | None:
+    """Name the embedded set's preset for commands that were given none."""
+    return None if resume else "shapes"
+
+
+@app.command("sample", epilog="Example: mmtk distill sample --prompt 'two small red stars on black'")
+def sample(
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN|LORA|HUB-ID", help="The student; `shapes` ships.", rich_help_panel=options.RUN
+        ),
+    ] = "shapes",
+    base: Base = None,
+    family: Family = None,
+    layout: Layout = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; may be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Prompts, one a line.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Class to draw; may be repeated.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Network calls.")] = 4,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Guidance scale in the teacher's units (default: the student's own)."),
+    ] = None,
+    eta: Annotated[float, typer.Option(min=0, max=1, help="Share of each jump that is noised back.")] = 0.0,
+    schedule: Annotated[
+        ScheduleChoice, typer.Option(help="Placement of the steps.")
+    ] = ScheduleChoice.equidistant,
+    clip_steps: Annotated[int, typer.Option(min=0, help="First steps with dynamic thresholding.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    count: Annotated[int | None, typer.Option(min=1, help="Pictures (default: one a prompt, or 16).")] = None,
+    grid: Annotated[bool, typer.Option(help="Also write all pictures on one grid.")] = True,
+    device: Device = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Draw pictures in a few steps; each PNG carries its settings."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.core.run import default_run_path
+    from mmtoolkit.distill import sample as engine
+
+    texts = [*engine.read_prompts(prompt or [], prompts), *(label or [])]
+    settings = engine.SampleSettings(
+        steps, guidance, eta, schedule.value, seed, count or len(texts) or 16, clip_steps
+    )
+    kind = family.value if family else None
+    place = device.value if device else "auto"
+    drawn = engine.sample(checkpoint, texts, settings, base=base, family=kind, layout=layout, device=place)
+    files = engine.write_samples(drawn, output or default_run_path("distill", "sample", seed), grid=grid)
+    if as_json:
+        metrics = {"seconds": drawn.seconds}
+        print_json("distill sample", metrics=metrics, settings=drawn.settings, files=[str(f) for f in files])
+    else:
+        typer.echo(f"{files[0]}  {len(drawn.images)} pictures, {steps} steps, {drawn.seconds:.2f} s")
+
+
+@app.command("eval", epilog="Example: mmtk distill eval --checkpoint runs/mine -s evaluate.samples=5000")
+def evaluate(
+    checkpoint: Run,
+    assignments: Set = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Measure FID, KID, precision, recall and trajectory error by steps, eta and guidance."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.core.config import set_layers
+    from mmtoolkit.distill import evaluate as engine
+
+    found = engine.evaluate(checkpoint, set_layers(assignments or []), device.value if device else None)
+    if as_json:
+        print_json("distill eval", run=str(checkpoint), metrics=engine.flat_metrics(found))
+        return
+    print_table("Against the teacher's 50 steps and the data", *engine.cell_table(found.cells))
+    print_table("The teacher itself", *engine.teacher_table(found.teacher))
+
+
+@app.command("compare", epilog="Example: mmtk distill compare -c shapes --seeds 3 -o runs/compare")
+def compare(
+    config: Config = None,
+    assignments: Set = None,
+    rules: Annotated[
+        list[str] | None, typer.Option("--rule", help="lcm, pcm, tcd or tdd; may be repeated (default: all).")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Students of each rule.")] = 1,
+    data: Data = None,
+    base: Base = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Train LCM, PCM, TCD and TDD at an equal budget from one teacher, and put them side by side."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.distill import compare as engine
+
+    flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
+    plan = _plan(config or _default(resume), assignments, flags, resume, output)
+    found = engine.compare(plan.resolved, plan.run, rules or engine.ALL, seeds)
+    path = plan.run.path
+    if as_json:
+        files = [str(path / name) for name in ("report.html", "results.json", "tables.md")]
+        print_json("distill compare", run=str(path), metrics=engine.flat_comparison(found), files=files)
+        return
+    for metric in engine.METRICS:
+        print_table(f"{metric} (* best)", *engine.comparison_table(found, metric))
+    typer.echo(f"report  {path / 'report.html'}")
+
+
+@app.command("export", epilog="Example: mmtk distill export --checkpoint runs/mine --format kohya")
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            metavar="RUN|LORA",
+            help="Folder of a run, or a LoRA of any layout (then with --base and --family).",
+            rich_help_panel=options.RUN,
+        ),
+    ],
+    form: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="A LoRA for Diffusers or ComfyUI and A1111, or a whole pipeline."),
+    ] = ExportFormat.diffusers,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="New file or folder (default: beside the run)."),
+    ] = None,
+    precision: Annotated[
+        ExportPrecision, typer.Option(help="Of the numbers written.")
+    ] = ExportPrecision.float16,
+    base: Base = None,
+    family: Family = None,
+    layout: Layout = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Write a student for other programs, read it back and compare."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.distill import export as engine
+
+    student = engine.open_student(checkpoint, base, family.value if family else None, layout)
+    path = output or engine.default_output(checkpoint, form.value)
+    result = engine.export(student, form.value, path, precision.value)
+    metrics = {"max_error": result.error, "largest": result.largest}
+    if as_json:
+        print_json("distill export", format=form.value, metrics=metrics, files=[str(path)])
+    else:
+        typer.echo(f"{path}: max error {result.error:.1e} (largest value {result.largest:.1e})")
+
+
+def _settings(
+    config: str | None, assignments: list[str] | None, flags: Mapping[str, object]
+) -> "DistillSettings":
+    from mmtoolkit.core.config import config_layer, resolve, set_layers
+    from mmtoolkit.distill.config import DistillSettings
+
+    from .plan import flag_layers
+
+    layers = [config_layer("distill", config)] if config else []
+    changes = [*set_layers(assignments or []), *flag_layers(flags)]
+    return resolve(DistillSettings, [*layers, *changes]).settings
+
+
+def _plan(
+    config: str | None,
+    assignments: list[str] | None,
+    flags: Mapping[str, object],
+    resume: Path | None,
+    output: Path | None,
+) -> "Plan[DistillSettings]":
+    from mmtoolkit.core.config import set_layers
+    from mmtoolkit.distill.config import RESUMABLE, DistillSettings
+
+    from .plan import flag_layers, plan_resume, plan_run
+
+    changes = [*set_layers(assignments or []), *flag_layers(flags)]
+    if resume:
+        return plan_resume(DistillSettings, resume, config, changes, output, RESUMABLE)
+    return plan_run("distill", DistillSettings, config, changes, output)
+
+
+def _print_dry_run(
+    command: str,
+    plan: "Plan[DistillSettings]",
+    facts: Mapping[str, int | float | str],
+    *,
+    as_json: bool,
+) -> None:
+    if as_json:
+        print_json(command, run=str(plan.run.path), dry_run=True, **facts)
+    else:
+        print_facts({"run": f"{plan.run.path} (not made)", **facts_as_text(facts)})
+
+
+def _print_result(
+    command: str,
+    plan: "Plan[DistillSettings]",
+    steps: int,
+    metrics: Mapping[str, float],
+    names: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    files = [str(plan.run.path / name) for name in names]
+    if as_json:
+        print_json(command, run=str(plan.run.path), steps=steps, metrics=metrics, files=files)
+    else:
+        shown = {name: f"{value:.4f}" for name, value in metrics.items()}
+        print_facts(shown | {Path(file).name: file for file in files})

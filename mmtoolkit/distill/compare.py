@@ -1,0 +1,182 @@
+"""Train LCM, PCM, TCD and TDD at an equal budget from one teacher, and put them side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmtoolkit.core.config import Layer, Resolved, flatten, nested, resolve
+from mmtoolkit.core.device import describe_device
+from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.logging import logger
+from mmtoolkit.core.plots import plot_curves, write_report
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.evaluate import (
+    FEATURES_FILE,
+    Bench,
+    Cell,
+    flat_cell,
+    judge,
+    make_bench,
+    teacher_table,
+)
+from mmtoolkit.distill.generate import save_grid
+from mmtoolkit.distill.targets import RULES
+from mmtoolkit.distill.train import restore, set_up, train
+
+Table = tuple[list[str], list[list[str]]]
+ALL = ("lcm", "pcm", "tcd", "tdd")
+METRICS = ("fid", "trajectory_error")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison measured.
+
+    Attributes:
+        scores: cells of every student, by rule and seed.
+        teacher: of the teacher itself, by guidance in teacher units.
+    """
+
+    scores: dict[str, dict[int, list[Cell]]]
+    teacher: dict[float, dict[str, float]]
+
+
+def compare(
+    resolved: Resolved[DistillSettings], run: RunDirectory, rules: Sequence[str], seeds: int
+) -> Comparison:
+    """Train (or take, where it is there already) one student for each rule and seed, and judge all alike.
+
+    Args:
+        resolved: settings of every student; `targets.rule` and `seed` are varied.
+        run: folder of the comparison; students go below it, as `tdd-s0`. A stopped comparison continues.
+        rules: some of lcm, pcm, tcd, tdd.
+        seeds: students of each rule, with seeds from the settings' own upwards.
+
+    Raises:
+        UsageError: if a rule is unknown or named twice.
+    """
+    if unknown := [rule for rule in rules if rule not in RULES]:
+        raise UsageError(f"--rules: no rule '{unknown[0]}' (known: {', '.join(RULES)})")
+    if len(set(rules)) < len(rules) or not rules:
+        raise UsageError("--rules: name each rule once")
+    first = resolved.settings.seed
+    scores: dict[str, dict[int, list[Cell]]] = {rule: {} for rule in rules}
+    bench: Bench | None = None
+    teacher: dict[float, dict[str, float]] = {}
+    run.start()
+    for seed in range(first, first + seeds):
+        for rule in rules:
+            settings, student = _student(resolved, run.path, rule, seed)
+            training = set_up(settings, student)
+            restore(training, student)
+            bench = bench or make_bench(training, run.path / FEATURES_FILE)
+            found = judge(training, bench)
+            scores[rule][seed], teacher = found.cells, found.teacher
+            pictures = torch.cat(list(found.pictures.values()))
+            save_grid(pictures, len(next(iter(found.pictures.values()))), run.path / f"{rule}-s{seed}.png")
+            result = Comparison(scores, teacher)
+            _write(run, result, settings)
+    return Comparison(scores, teacher)
+
+
+def _student(
+    resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int
+) -> tuple[DistillSettings, RunDirectory]:
+    """Train the student of a rule and seed, or finish or take the one that is there."""
+    values = nested("targets.rule", rule) | {"seed": seed}
+    layers = [Layer(source, nested(name, value)) for name, value, source in _given(resolved)]
+    own = resolve(DistillSettings, [*layers, Layer("compare", values)])
+    folder = path / f"{rule}-s{seed}"
+    there = (folder / "checkpoints" / "last").exists()
+    student = RunDirectory.open(folder) if there else RunDirectory(folder, own.to_yaml())
+    if not student.path.joinpath("results.json").is_file():
+        logger.info("training %s with seed %d", rule, seed)
+        train(own.settings, student, resume=there)
+    return own.settings, RunDirectory.open(folder)
+
+
+def _given(resolved: Resolved[DistillSettings]) -> list[tuple[str, object, str]]:
+    values = dict(flatten(resolved.settings.model_dump(mode="json")))
+    return [(name, value, resolved.sources.get(name, "default")) for name, value in values.items()]
+
+
+def comparison_table(comparison: Comparison, metric: str) -> Table:
+    """Arrange one metric: a row for each cell, a column for each rule, mean (and spread) over seeds."""
+    rules = [rule for rule, seeds in comparison.scores.items() if seeds]
+    cells = next(iter(comparison.scores[rules[0]].values()))
+    rows = []
+    for index, cell in enumerate(cells):
+        values = {
+            rule: np.array([found[index].metrics[metric] for found in comparison.scores[rule].values()])
+            for rule in rules
+        }
+        best = min(values, key=lambda rule: values[rule].mean())
+        shown = [_mean(value) + (" *" if rule == best else "") for rule, value in values.items()]
+        rows.append([str(cell.steps), f"{cell.eta:g}", f"{cell.guidance:g}", *shown])
+    return ["steps", "eta", "guidance", *rules], rows
+
+
+def _mean(values: np.ndarray) -> str:
+    spread = f" ({values.std(ddof=1):.3f})" if len(values) > 1 else ""
+    return f"{values.mean():.4f}{spread}"
+
+
+def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings) -> None:
+    """Write results.json, curves and report.html of what there is so far."""
+    dumped = {
+        rule: {seed: [vars(cell) for cell in cells] for seed, cells in seeds.items()}
+        for rule, seeds in comparison.scores.items()
+    }
+    device = describe_device(torch.device(settings.device if settings.device != "auto" else "cpu"))
+    run.write_results({"scores": dumped, "teacher": comparison.teacher, "device": device})
+    tables = {f"{metric}, best marked": comparison_table(comparison, metric) for metric in METRICS}
+    tables["the teacher itself"] = teacher_table(comparison.teacher)
+    curves = [_curve(run.path, comparison, metric) for metric in METRICS]
+    facts = {"students": f"{settings.train.steps} steps of {settings.train.batch_size}, one teacher"}
+    write_report(
+        run.path / "report.html",
+        "distill compare",
+        facts,
+        tables,
+        [*(curve for curve in curves if curve), *sorted(run.path.glob("*-s*.png"))],
+        run.config_path.read_text(encoding="utf-8"),
+    )
+    text = "\n\n".join(f"{title}\n\n{markdown(table)}" for title, table in tables.items())
+    (run.path / "tables.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
+    """Draw a metric over steps, at eta 0 and the guidance of training."""
+    records: dict[int, dict[str, float]] = {}
+    for rule, seeds in comparison.scores.items():
+        for cells in seeds.values():
+            least = min(cell.guidance for cell in cells)
+            for cell in cells:
+                if cell.eta == 0 and cell.guidance == least:
+                    record = records.setdefault(cell.steps, {"steps": cell.steps})
+                    record[rule] = record.get(rule, 0.0) + cell.metrics[metric] / len(seeds)
+    rows = [records[steps] for steps in sorted(records)]
+    target = path / "plots" / f"{metric}.png"
+    return plot_curves(rows, list(comparison.scores), target, x="steps", title=f"{metric}, eta 0")
+
+
+def markdown(table: Table) -> str:
+    """Write a table as Markdown."""
+    columns, rows = table
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def flat_comparison(comparison: Comparison) -> dict[str, float]:
+    """Name the mean over seeds of every number for --json, as `tdd,fid@4,eta=0,guidance=2`."""
+    flat: dict[str, float] = {}
+    for rule, seeds in comparison.scores.items():
+        for cells in seeds.values():
+            for cell in cells:
+                for name, value in flat_cell(cell).items():
+                    flat[f"{rule},{name}"] = flat.get(f"{rule},{name}", 0.0) + value / len(seeds)
+    return flat

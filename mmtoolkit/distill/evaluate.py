@@ -1,0 +1,252 @@
+"""Judge a student by steps, eta and guidance, against its teacher and the data."""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmtoolkit.core.config import Layer, config_layer, flatten, resolve
+from mmtoolkit.core.device import DeviceName
+from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.logging import logger
+from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings, EvaluateSettings
+from mmtoolkit.distill.features import Extractor, extract_all, load_features
+from mmtoolkit.distill.generate import in_parts, student_samples, teacher_samples
+from mmtoolkit.distill.loop import step_generator
+from mmtoolkit.distill.metrics import frechet_distance, kernel_distance, precision_recall, trajectory_error
+from mmtoolkit.distill.model import Condition, autocast, move, swapped
+from mmtoolkit.distill.train import Training, restore, set_up
+
+FEATURES_FILE = "features.safetensors"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the sampler and what was measured there.
+
+    Attributes:
+        steps: network calls of the student.
+        eta: stochastic offset.
+        guidance: in teacher units.
+        metrics: `fid` and `kid` to the teacher's samples, `fid_data` to the data, `precision` and `recall`
+            against the data, `trajectory_error`, `seconds_picture`.
+    """
+
+    steps: int
+    eta: float
+    guidance: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a student.
+
+    Attributes:
+        cells: one for each steps, eta and guidance.
+        teacher: `fid_data`, `precision`, `recall` of the teacher itself, by guidance in teacher units.
+        pictures: some pictures of the teacher and of each cell with eta 0, for looking at, by title.
+    """
+
+    cells: list[Cell]
+    teacher: dict[float, dict[str, float]]
+    pictures: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all students are judged with: the same noise, conditions, teacher's samples and features.
+
+    Attributes:
+        settings: of the evaluation.
+        condition: `samples` rows.
+        noise: `(samples, *shape)`.
+        extractor: of features.
+        real: features of the data `(samples, width)`.
+        teacher: samples `(samples, *shape)`, by guidance in teacher units.
+        features: of the teacher's samples, by guidance.
+    """
+
+    settings: EvaluateSettings
+    condition: Condition
+    noise: Tensor
+    extractor: Extractor
+    real: Tensor
+    teacher: dict[float, Tensor]
+    features: dict[float, Tensor]
+
+
+SHOWN = 16
+
+
+def evaluate(checkpoint: Path, changes: Sequence[Layer] = (), device: DeviceName | None = None) -> Evaluation:
+    """Judge the student of a run.
+
+    Args:
+        checkpoint: folder of a run of `distill train`.
+        changes: of the run's `evaluate` settings.
+        device: where to compute, if not as the run did.
+
+    Raises:
+        CheckpointError: if there is no such run, or its base is gone.
+        UsageError: if another setting is to change.
+    """
+    run = RunDirectory.open(checkpoint)
+    if others := [name for layer in changes for name, _ in flatten(layer.values) if not _judges(name)]:
+        raise UsageError(f"{others[0]}: only evaluate.* can change after training")
+    layers = [config_layer("distill", str(run.config_path)), *changes]
+    if device:
+        layers.append(Layer("--device", {"device": device}))
+    training = set_up(resolve(DistillSettings, layers).settings, run)
+    restore(training, run)
+    return judge(training, make_bench(training, run.path / FEATURES_FILE))
+
+
+def _judges(name: str) -> bool:
+    return name.startswith("evaluate.")
+
+
+def make_bench(training: Training, features: Path) -> Bench:
+    """Draw the teacher's samples that students of one base, data set and w are judged by.
+
+    Args:
+        training: any student of that teacher.
+        features: file in which learned features are kept.
+    """
+    settings = training.settings.evaluate
+    examples, denoiser, device = training.examples, training.denoiser, training.device
+    rows = torch.linspace(0, len(examples) - 1, settings.samples).long()
+    clean, condition = examples.batch(rows)
+    extractor = load_features(settings.features, examples, features, device)
+    generator = step_generator(settings.seed, 0, torch.device("cpu"))
+    noise = torch.randn((settings.samples, *denoiser.shape), generator=generator).to(device)
+    condition = move(condition, device)
+    strength = 1 + training.settings.targets.guidance
+    teacher = {}
+    with denoiser.teacher(), autocast(device, training.settings.precision):
+        for multiple in settings.guidance:
+            guidance = multiple * strength
+            logger.info("drawing %d pictures with the teacher, guidance %g", settings.samples, guidance)
+            parts = in_parts(condition, noise, settings.batch_size)
+            drawn = [teacher_samples(denoiser, *part, guidance=guidance) for part in parts]
+            teacher[guidance] = torch.cat(drawn)
+    found = {guidance: _features(training, extractor, samples) for guidance, samples in teacher.items()}
+    real = _features(training, extractor, clean.to(device))
+    return Bench(settings, condition, noise, extractor, real, teacher, found)
+
+
+def _features(training: Training, extractor: Extractor, samples: Tensor) -> Tensor:
+    rows = training.settings.evaluate.batch_size
+    with torch.no_grad():
+        pictures = [training.denoiser.decode(part) for part in samples.split(rows)]
+    return torch.cat([extract_all(extractor, part) for part in pictures])
+
+
+def judge(training: Training, bench: Bench) -> Evaluation:
+    """Measure the averaged student of a training at every setting of the bench."""
+    settings, strength = bench.settings, 1 + training.settings.targets.guidance
+    pictures = {f"teacher, guidance {g:g}": samples[:SHOWN] for g, samples in bench.teacher.items()}
+    choices = list(itertools.product(settings.guidance, settings.eta, settings.steps))
+    cells = []
+    with averaged(training), progress_bar("judging", len(choices)) as advance:
+        for multiple, eta, steps in choices:
+            samples, seconds = _draw(training, bench, steps, eta, multiple)
+            guidance = multiple * strength
+            metrics = _measure(training, bench, samples, guidance) | {"seconds_picture": seconds}
+            cells.append(Cell(steps, eta, guidance, metrics))
+            if eta == 0:
+                pictures[f"{steps} steps, guidance {guidance:g}"] = samples[:SHOWN]
+            advance(f"{steps} steps, fid {metrics['fid']:.3f}")
+    teacher = {g: _against_data(bench, features) for g, features in bench.features.items()}
+    with torch.no_grad():
+        decoded = {title: training.denoiser.decode(samples) for title, samples in pictures.items()}
+    return Evaluation(cells, teacher, decoded)
+
+
+@contextmanager
+def averaged(training: Training) -> Iterator[None]:
+    """Use the averaged weights and the run's precision while the context is open."""
+    precision = autocast(training.device, training.settings.precision)
+    with swapped(training.parameters, training.average.values), precision:
+        yield
+
+
+def _draw(training: Training, bench: Bench, steps: int, eta: float, guidance: float) -> tuple[Tensor, float]:
+    """Draw with the student; returns the samples and the seconds a picture."""
+    generator = step_generator(bench.settings.seed, 1, torch.device("cpu"))
+    start = time.perf_counter()
+    drawn = [
+        student_samples(
+            training.denoiser,
+            condition,
+            noise,
+            steps=steps,
+            training_steps=training.settings.targets.training_steps,
+            guidance=guidance,
+            eta=eta,
+            generator=generator,
+        )
+        for condition, noise in in_parts(bench.condition, bench.noise, bench.settings.batch_size)
+    ]
+    samples = torch.cat(drawn)
+    if samples.device.type == "cuda":
+        torch.cuda.synchronize(samples.device)
+    return samples, (time.perf_counter() - start) / len(samples)
+
+
+def _measure(training: Training, bench: Bench, samples: Tensor, guidance: float) -> dict[str, float]:
+    features = _features(training, bench.extractor, samples)
+    return {
+        "fid": frechet_distance(features, bench.features[guidance]),
+        "kid": kernel_distance(features, bench.features[guidance]),
+        "trajectory_error": trajectory_error(samples, bench.teacher[guidance]),
+        **_against_data(bench, features),
+    }
+
+
+def _against_data(bench: Bench, features: Tensor) -> dict[str, float]:
+    precision, recall = precision_recall(features, bench.real)
+    fid = frechet_distance(features, bench.real)
+    return {"fid_data": fid, "precision": precision, "recall": recall}
+
+
+def cell_table(cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Arrange cells as rows of a table."""
+    names = list(cells[0].metrics)
+    rows = [
+        [str(cell.steps), f"{cell.eta:g}", f"{cell.guidance:g}", *(_number(cell.metrics[n]) for n in names)]
+        for cell in cells
+    ]
+    return ["steps", "eta", "guidance", *names], rows
+
+
+def teacher_table(teacher: Mapping[float, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Arrange what was measured of the teacher, a row for each guidance."""
+    names = list(next(iter(teacher.values())))
+    rows = [[f"{g:g}", *(_number(found[name]) for name in names)] for g, found in teacher.items()]
+    return ["guidance", *names], rows
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def flat_metrics(found: Evaluation) -> dict[str, float]:
+    """Name every number for --json, as `fid@4,eta=0,guidance=2` or `teacher,fid_data@guidance=2`."""
+    flat = {name: value for cell in found.cells for name, value in flat_cell(cell).items()}
+    for guidance, metrics in found.teacher.items():
+        flat |= {f"teacher,{name}@guidance={guidance:g}": value for name, value in metrics.items()}
+    return flat
+
+
+def flat_cell(cell: Cell) -> dict[str, float]:
+    """Name the numbers of a cell."""
+    place = f"{cell.steps},eta={cell.eta:g},guidance={cell.guidance:g}"
+    return {f"{name}@{place}": value for name, value in cell.metrics.items()}

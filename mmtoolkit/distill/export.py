@@ -1,0 +1,302 @@
+"""Write a student for other programs, read it back and compare.
+
+`diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained
+with, so that every program loads it without being told more; `merged` is a whole pipeline's folder.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmtoolkit import __version__
+from mmtoolkit.core.checkpoint import find_checkpoint
+from mmtoolkit.core.config import config_layer, resolve
+from mmtoolkit.core.errors import RunError, UsageError
+from mmtoolkit.core.logging import logger
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.families import FAMILIES, Family, Source
+from mmtoolkit.distill.layouts import original_names
+from mmtoolkit.distill.lora import Lora, LoraLayer, layer_shapes, read_lora
+
+Format = Literal["diffusers", "kohya", "merged"]
+Precision = Literal["float32", "bfloat16", "float16"]
+FACTS = "mmtoolkit.distill"
+"""Key of the facts, as JSON, in a file's metadata."""
+_TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
+_KOHYA_BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0", "sd3": "sd3", "flux": "flux1"}
+
+
+@dataclass(frozen=True)
+class Student:
+    """What there is to export.
+
+    Attributes:
+        source: its base.
+        weights: file of the LoRA, or of all weights.
+        scale: alpha / rank where the file does not say alpha.
+        full: whether `weights` are all weights and not a LoRA.
+        facts: what a user of the file should know, see :func:`training_facts`.
+    """
+
+    source: Source
+    weights: Path
+    scale: float | None
+    full: bool
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        files: paths.
+        error: largest absolute difference between what was read back and the student: of the change of a
+            layer's weight, or for `merged` of the weight itself.
+        largest: largest absolute value of what was compared, to judge the error by.
+    """
+
+    files: list[Path]
+    error: float
+    largest: float
+
+
+def training_facts(settings: DistillSettings) -> dict[str, Any]:
+    """Collect what a user of the student must know to sample from it."""
+    targets, model = settings.targets, settings.model
+    return {
+        "method": targets.rule,
+        "family": model.family,
+        "base": model.base,
+        "rank": model.rank,
+        "alpha": model.alpha or float(model.rank),
+        "guidance": targets.guidance,
+        "drop": targets.drop,
+        "steps_min": targets.steps_min,
+        "steps_max": targets.steps_max,
+        "training_steps": targets.training_steps,
+        "eta": targets.eta,
+        "window": targets.window,
+        "mmtoolkit": __version__,
+    }
+
+
+def open_student(
+    checkpoint: Path, base: str | None, family: str | None, layout: str | None = None
+) -> Student:
+    """Find the base and the weights behind a run or a LoRA file.
+
+    Args:
+        checkpoint: folder of a run of `distill train`, or a LoRA of any layout.
+        base: its base, where that is not the run's.
+        family: of the base; needed for a LoRA file.
+        layout: see :class:`Source`.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint.
+        UsageError: if the base or family of a LoRA file is not named, or it is a pixel student.
+    """
+    if not (checkpoint / "config.yaml").is_file():
+        if base is None or family is None:
+            raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name --base and --family")
+        return Student(Source.open(base, family, layout), checkpoint, None, False, {})
+    run = RunDirectory.open(checkpoint)
+    settings = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
+    model = settings.model
+    if model.family not in FAMILIES:
+        raise UsageError(f"{checkpoint}: a {model.family} student is no pipeline; mmtk samples it as it is")
+    source = Source.open(base or model.base, model.family, layout or model.layout)
+    weights = find_checkpoint(run.checkpoints) / "model.safetensors"
+    scale = 1.0 if model.alpha is None else model.alpha / model.rank
+    return Student(source, weights, scale, model.adapter == "full", training_facts(settings))
+
+
+def default_output(checkpoint: Path, form: Format) -> Path:
+    """Name what is written: below a run's `export` folder, or beside a LoRA file."""
+    name = f"{checkpoint.stem}-{form}" + ("" if form == "merged" else ".safetensors")
+    return (checkpoint / "export" if checkpoint.is_dir() else checkpoint.parent) / name
+
+
+def export(student: Student, form: Format, output: Path, precision: Precision = "float16") -> ExportResult:
+    """Write a student in one format, read it back and compare.
+
+    Args:
+        student: from :func:`open_student`.
+        form: `diffusers` or `kohya`: a LoRA file; `merged`: a pipeline's folder with the LoRA in its weights.
+        output: new file, or for `merged` a new or empty folder.
+        precision: of the numbers written.
+
+    Raises:
+        UsageError: if `output` is there already, or all weights are to become a LoRA.
+        RunError: if what is read back differs by more than the precision explains.
+    """
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"--output {output}: already there; name another")
+    if student.full and form != "merged":
+        raise UsageError("this run trained all weights, which are no LoRA; use --format merged")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if form == "merged":
+        result = _write_merged(student, output, precision)
+    else:
+        result = _write_lora(student, _LAYOUTS[form], output, precision)
+    logger.info("%s: read back, max error %.1e (largest value %.1e)", output, result.error, result.largest)
+    if not result.error <= _TOLERANCE[precision] * max(result.largest, 1e-12):
+        raise RunError(f"{output}: read back with an error of {result.error:.1e}; do not use it")
+    return result
+
+
+def _write_lora(student: Student, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
+    network = student.source.empty_network()
+    lora = read_lora(student.weights, network, scale=student.scale)
+    tensors, metadata = layout(lora, student.source.family, network)
+    if student.facts:
+        metadata[FACTS] = json.dumps(student.facts)
+    dtype = getattr(torch, precision)
+    save_file({name: value.to(dtype).contiguous() for name, value in tensors.items()}, output, metadata)
+    found = read_lora(output, network)
+    error = 0.0 if found.layers.keys() >= lora.layers.keys() else math.inf
+    largest = 0.0
+    for name in lora.layers.keys() & found.layers.keys():
+        change = lora.layers[name].delta()
+        largest = max(largest, change.abs().max().item())
+        error = max(error, (found.layers[name].delta() - change).abs().max().item())
+    return ExportResult([output], error, largest)
+
+
+def diffusers_layout(lora: Lora, family: Family, _: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Name a LoRA as Diffusers' `load_lora_weights` reads it, with PEFT's settings in the metadata."""
+    tensors = {}
+    for name, layer in lora.layers.items():
+        tensors[f"{family.part}.{name}.lora_A.weight"] = layer.at_scale_one().down
+        tensors[f"{family.part}.{name}.lora_B.weight"] = layer.at_scale_one().up
+    ranks = {name: layer.rank for name, layer in lora.layers.items()}
+    usual = max(set(ranks.values()), key=list(ranks.values()).count)
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    settings = {
+        "r": usual,
+        "lora_alpha": usual,
+        "target_modules": sorted(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": others,
+    }
+    stored = {f"{family.part}.{name}": value for name, value in settings.items()}
+    return tensors, {"format": "pt", "lora_adapter_metadata": json.dumps(stored)}
+
+
+def kohya_layout(lora: Lora, family: Family, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Name a LoRA as kohya's trainers do, which ComfyUI and A1111 read.
+
+    UNet layers keep Diffusers' names there; SD 3 and FLUX take the original names, with query, key and value
+    fused into one LoRA whose rank is the sum of theirs.
+    """
+    tensors = {}
+    for name, layer in _kohya_layers(lora, family, network):
+        base = f"lora_unet_{name.replace('.', '_')}"
+        tensors[f"{base}.lora_down.weight"] = layer.down
+        tensors[f"{base}.lora_up.weight"] = layer.up
+        tensors[f"{base}.alpha"] = torch.tensor(float(layer.rank))
+    rank = max(layer.rank for layer in lora.layers.values())
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+        "ss_base_model_version": _KOHYA_BASES[family.name],
+    }
+    return tensors, metadata
+
+
+def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[str, LoraLayer]]:
+    layers = {name: layer.at_scale_one() for name, layer in lora.layers.items()}
+    if family.part == "unet":
+        return list(layers.items())
+    shapes = layer_shapes(network)
+    names = original_names(shapes, network)
+    return [(name, fuse(layers, parts, shapes)) for name, parts in names.items() if layers.keys() & {*parts}]
+
+
+def fuse(
+    layers: Mapping[str, LoraLayer], parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
+) -> LoraLayer:
+    """Join the LoRAs of layers that share their input and are one layer elsewhere.
+
+    The downs are stacked and the ups put on a block diagonal, so that the change of each part stays exact.
+    """
+    there = {name: layers[name] for name in parts if name in layers}
+    rank = sum(layer.rank for layer in there.values())
+    some = next(iter(there.values()))
+    up = some.up.new_zeros(sum(shapes[name][0] for name in parts), rank)
+    row = column = 0
+    for name in parts:
+        if name in there:
+            up[row : row + shapes[name][0], column : column + there[name].rank] = there[name].up
+            column += there[name].rank
+        row += shapes[name][0]
+    return LoraLayer(torch.cat([layer.down for layer in there.values()]), up, float(rank))
+
+
+Layout = Callable[[Lora, Family, nn.Module], tuple[dict[str, Tensor], dict[str, str]]]
+_LAYOUTS: dict[str, Layout] = {"diffusers": diffusers_layout, "kohya": kohya_layout}
+
+
+@torch.no_grad()
+def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
+    """Load the base's network with the student's weights in it."""
+    network = student.source.network(dtype)
+    changes = _changes(student, network)
+    for name, value in network.state_dict().items():
+        if name in changes:
+            value.copy_(changes[name](value))
+    return network
+
+
+def _write_merged(student: Student, output: Path, precision: Precision) -> ExportResult:
+    """Save the base's pipeline with the student's weights in its network and few steps in its scheduler."""
+    source, dtype = student.source, getattr(torch, precision)
+    network = student_network(student, dtype)
+    changes = _changes(student, network)
+    pipeline = source.pipeline(network)
+    if not source.family.flow:
+        pipeline.scheduler = few_step_scheduler(pipeline.scheduler, student.facts.get("training_steps", 250))
+    pipeline.save_pretrained(output)
+    del pipeline, network  # at most two copies of the weights are held
+    found = Source(str(output), source.family).network(dtype).state_dict()
+    error = largest = 0.0
+    for name, value in source.network(dtype).state_dict().items():
+        wanted = changes[name](value) if name in changes else value
+        largest = max(largest, wanted.abs().max().item())
+        error = max(error, (found[name].float() - wanted.float()).abs().max().item())
+    return ExportResult([output], error, largest)
+
+
+def _changes(student: Student, network: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Say for each weight that the student changes how it follows from the base's, in float32."""
+    if student.full:
+        weights = load_file(student.weights)
+        part = f"{student.source.family.part}."
+        return {name.removeprefix(part): partial(_replaced, value) for name, value in weights.items()}
+    lora = read_lora(student.weights, network, scale=student.scale)
+    return {f"{name}.weight": partial(_added, layer) for name, layer in lora.layers.items()}
+
+
+def _replaced(weight: Tensor, base: Tensor) -> Tensor:
+    return weight.to(base.device, torch.float32)
+
+
+def _added(layer: LoraLayer, base: Tensor) -> Tensor:
+    return base.float() + layer.delta()
+
+
+def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:
+    """Return Diffusers' own scheduler that samples as a TDD student wants, for use without this package."""
+    from diffusers import TCDScheduler
+
+    return TCDScheduler.from_config(scheduler.config, original_inference_steps=training_steps)

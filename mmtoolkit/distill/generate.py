@@ -1,0 +1,151 @@
+"""Draw samples: many small steps with a teacher, or a few large ones with a student."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmtoolkit.distill.model import TIMESTEPS, Condition, Denoiser, join_rows, take_rows, to_x0_eps
+from mmtoolkit.distill.schedule import ScheduleKind
+from mmtoolkit.distill.scheduler import scheduler_of
+
+MANY = 50
+"""Steps of the teacher that count as its own result."""
+
+
+def guided(denoiser: Denoiser, x: Tensor, t: Tensor, condition: Condition, guidance: float) -> Tensor:
+    """Predict with classifier-free guidance (Ho and Salimans, arXiv 2207.12598), in one batch.
+
+    Args:
+        denoiser: a teacher or a student.
+        x: noisy samples `(rows, *shape)`.
+        t: timesteps `(rows,)`.
+        condition: of the rows.
+        guidance: g in none + g (conditioned - none); 1 and 0 take a single pass.
+    """
+    if guidance == 1:
+        return denoiser.predict(x, t, condition)
+    empty = denoiser.empty(condition)
+    if guidance == 0:
+        return denoiser.predict(x, t, empty)
+    both = denoiser.predict(torch.cat([x, x]), torch.cat([t, t]), join_rows(condition, empty))
+    with_condition, without = both.chunk(2)
+    return without + guidance * (with_condition - without)
+
+
+@torch.no_grad()
+def teacher_samples(
+    denoiser: Denoiser, condition: Condition, noise: Tensor, *, steps: int = MANY, guidance: float = 1.0
+) -> Tensor:
+    """Follow the probability-flow ODE from noise by DDIM (Song et al., arXiv 2010.02502, eq. 12).
+
+    Args:
+        denoiser: used as it is; open `denoiser.teacher()` around this for the teacher.
+        condition: of the rows.
+        noise: `(rows, *shape)`, standard normal.
+        steps: equal steps over the 1000 timesteps; the last one ends at the clean sample itself.
+        guidance: classifier-free guidance scale.
+
+    Returns:
+        Clean samples `(rows, *shape)`.
+    """
+    x, levels = noise, denoiser.levels
+    times = [TIMESTEPS - 1 - step * TIMESTEPS // steps for step in range(steps)]
+    for step, time in enumerate(times):
+        t = torch.full((len(x),), time, device=x.device)
+        alpha, sigma = levels.at(t, x)
+        output = guided(denoiser, x, t, condition, guidance)
+        clean, eps = to_x0_eps(output, x, alpha, sigma, denoiser.prediction)
+        if step == steps - 1:
+            return clean
+        alpha, sigma = levels.at(torch.full_like(t, times[step + 1]), x)
+        x = alpha * clean + sigma * eps
+    return x
+
+
+@torch.no_grad()
+def student_samples(
+    denoiser: Denoiser,
+    condition: Condition,
+    noise: Tensor,
+    *,
+    steps: int,
+    training_steps: int,
+    guidance: float = 1.0,
+    eta: float = 0.0,
+    schedule: ScheduleKind = "equidistant",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw with a few large steps (gamma sampling, see :class:`~mmtoolkit.distill.scheduler.TDDScheduler`).
+
+    Args:
+        denoiser: a student.
+        condition: of the rows.
+        noise: `(rows, *shape)`, standard normal.
+        steps: network calls, or pairs of them where guidance is not 1.
+        training_steps: N of the grid that the student learned on.
+        guidance: in units of the student, see :func:`student_guidance`.
+        eta: share of each jump that is noised back.
+        schedule: placement of the steps.
+        generator: of that noise.
+
+    Returns:
+        Clean samples `(rows, *shape)`.
+    """
+    scheduler = scheduler_of(denoiser.levels, denoiser.prediction, training_steps, schedule)
+    scheduler.set_timesteps(steps)
+    x = noise
+    for time, shown in zip(scheduler.grid, scheduler.timesteps, strict=True):
+        t = torch.full((len(x),), time, device=x.device)
+        output = guided(denoiser, x, t, condition, guidance)
+        x = scheduler.step(output, shown, x, eta=eta, generator=generator, return_dict=False)[0]
+    return x
+
+
+def student_guidance(teacher_units: float, guidance: float) -> float:
+    """Convert an ordinary guidance scale into the one to sample a student with.
+
+    A student with decoupled guidance has eps(c) = eps_u + (1 + w)(eps_c - eps_u) and eps(none) = eps_u of
+    its teacher, so its scale g acts as g (1 + w) of the teacher's (arXiv 2409.01347, eq. 13).
+
+    Args:
+        teacher_units: guidance scale as for the teacher, 1 being none.
+        guidance: strength w that the student was trained with.
+    """
+    return teacher_units / (1 + guidance)
+
+
+def in_parts(condition: Condition, noise: Tensor, rows: int = 256) -> list[tuple[Condition, Tensor]]:
+    """Cut many rows into batches that fit into memory."""
+    starts = range(0, len(noise), rows)
+    return [(take_rows(condition, slice(s, s + rows)), noise[s : s + rows]) for s in starts]
+
+
+def to_bytes(pictures: Tensor) -> np.ndarray:
+    """Turn pictures `(rows, 3, height, width)` in [-1, 1] into `(rows, height, width, 3)` in 0..255."""
+    scaled = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def draw_grid(pictures: Tensor, columns: int, *, least: int = 96, gap: int = 2) -> Image.Image:
+    """Put pictures in [-1, 1] on a grid, small ones enlarged to at least `least` pixels a side."""
+    arrays = to_bytes(pictures)
+    factor = max(1, -(-least // arrays.shape[1]))
+    arrays = arrays.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = arrays.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, picture in enumerate(arrays):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    return Image.fromarray(canvas)
+
+
+def save_grid(pictures: Tensor, columns: int, path: Path) -> Path:
+    """Write a grid as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_grid(pictures, columns).save(path)
+    return path

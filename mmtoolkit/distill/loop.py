@@ -1,0 +1,123 @@
+"""What teaching and distilling share: draws that depend on the step alone, averages, processes, saving.
+
+Every random number of a step comes from a generator seeded with (seed, step) and is drawn for the whole
+batch by every process, which then takes its rows. So two processes compute what one computes, parts of a
+batch compute what the whole computes, and a resumed run continues to the same bits.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmtoolkit.core.errors import ConfigError, DivergenceError
+from mmtoolkit.core.run import RunDirectory
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Return the generator of one step."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=step_generator(seed, -1 - epoch, torch.device("cpu")))
+
+
+def batch_rows(count: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Return the examples of a step `(batch_size,)`: an endless row of shuffled passes over all."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = sorted({place // count for place in places})
+    joined = torch.cat([_epoch_order(count, seed, epoch) for epoch in epochs])
+    return joined[places.start - epochs[0] * count :][:batch_size]
+
+
+def parts_of(batch_size: int, parts: int, accelerator: "Accelerator") -> list[slice]:
+    """Return this process's rows of a batch, one slice for each accumulated part.
+
+    Raises:
+        ConfigError: if the batch cannot be shared evenly.
+    """
+    processes = accelerator.num_processes
+    if batch_size % (processes * parts):
+        raise ConfigError(
+            f"train.batch_size {batch_size}: must be a multiple of {processes} processes x {parts} parts"
+        )
+    size = batch_size // (processes * parts)
+    first = accelerator.process_index * parts
+    return [slice((first + part) * size, (first + part + 1) * size) for part in range(parts)]
+
+
+class Average:
+    """Exponential moving average of named parameters, in float32.
+
+    The decay rises with the steps, min(decay, (1 + step) / (10 + step)), so that early weights are forgotten.
+    Without decay it is the parameters themselves and takes no memory.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        """Start from the parameters as they are."""
+        self.decay = decay
+        self.values = {name: value.detach() for name, value in parameters.items()}
+        if decay:
+            self.values = {name: value.float().clone() for name, value in self.values.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        """Move towards the parameters after a step, counted from 1."""
+        if not self.decay:
+            return
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(  # one kernel for all
+            list(self.values.values()), [parameters[name].detach().float() for name in self.values], weight
+        )
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Take over saved values."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+
+def warmup(step: int, steps: int) -> float:
+    """Return the factor on the learning rate while it rises, for a step counted from 0."""
+    return min(1.0, (step + 1) / max(1, steps))
+
+
+def cooldown(step: int, steps: int, length: int) -> float:
+    """Return a factor that stays 1 until `length` steps before the end, then falls straight to 0."""
+    return min(1.0, (steps - step) / max(1, length))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameters a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def check_finite(loss: float, step: int, setting: str) -> float:
+    """Refuse to go on with a loss that is no number.
+
+    Raises:
+        DivergenceError: if it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise DivergenceError(
+            f"step {step}: the loss is {loss}; lower {setting}; the last checkpoint is whole"
+        )
+    return loss
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale the gradients down to a norm of at most `limit` and return the norm before."""
+    return float(nn.utils.clip_grad_norm_(list(parameters), limit))
+
+
+def truncate_metrics(run: RunDirectory, step: int) -> None:
+    """Drop the lines that a resumed run will write again."""
+    run.rewind_metrics("step", step)

@@ -1,0 +1,175 @@
+"""What every family of models offers to training and sampling, and the algebra that they share.
+
+A noisy sample is x_t = alpha[t] x_0 + sigma[t] noise on 1000 timesteps t = 0..999. Variance-preserving
+models take alpha and sigma from their betas; flow models have sigma = shift u / (1 + (shift - 1) u) with
+u = (t + 1) / 1000 and alpha = 1 - sigma. With these two tables one training step and one sampler serve all.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+Condition = dict[str, Tensor]
+"""What a row is conditioned on, by name; every tensor has `rows` as its first dimension."""
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Signal and noise at each timestep.
+
+    Attributes:
+        alpha: factor of the clean sample, `(1000,)`.
+        sigma: factor of the noise, `(1000,)`.
+        times: what the network is told, `(1000,)`: t itself, or 1000 sigma for flow models.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    times: Tensor
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> Self:
+        """Levels of a variance-preserving model, from the products of 1 - beta, `(1000,)`."""
+        times = torch.arange(len(alphas_cumprod), device=alphas_cumprod.device)
+        return cls(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt(), times)
+
+    @classmethod
+    def flow(cls, shift: float = 1.0) -> Self:
+        """Levels of a flow-matching model on shifted sigmas (Esser et al., arXiv 2403.03206, eq. 23)."""
+        u = torch.arange(1, TIMESTEPS + 1, dtype=torch.float64) / TIMESTEPS
+        sigma = (shift * u / (1 + (shift - 1) * u)).float()
+        return cls(1 - sigma, sigma, TIMESTEPS * sigma)
+
+    def to(self, device: torch.device) -> Self:
+        """Move the tables."""
+        return type(self)(self.alpha.to(device), self.sigma.to(device), self.times.to(device))
+
+    def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma of timesteps t `(rows,)`, shaped to multiply `like` `(rows, ...)`."""
+        shape = (-1, *(1,) * (like.dim() - 1))
+        return self.alpha[t].view(shape), self.sigma[t].view(shape)
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return x_t = alpha x_0 + sigma noise, all `(rows, ...)`."""
+        alpha, sigma = self.at(t, clean)
+        return alpha * clean + sigma * noise
+
+
+def to_x0_eps(
+    output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction
+) -> tuple[Tensor, Tensor]:
+    """Turn a network's output at x = alpha x_0 + sigma eps into its estimates of x_0 and eps.
+
+    Args:
+        output: of the network, the shape of x.
+        x: noisy sample.
+        alpha: factor of the clean sample, broadcastable to x.
+        sigma: factor of the noise, likewise.
+        prediction: what the output means; `v_prediction` is alpha eps - sigma x_0, `flow` is eps - x_0.
+
+    Returns:
+        x_0 and eps in float32 or wider.
+    """
+    output = output.to(x.dtype)
+    if prediction == "epsilon":
+        return (x - sigma * output) / alpha, output
+    if prediction == "sample":
+        return output, (x - alpha * output) / sigma
+    if prediction == "v_prediction":
+        return alpha * x - sigma * output, sigma * x + alpha * output
+    return x - sigma * output, x + alpha * output
+
+
+class Denoiser(Protocol):
+    """A base model with what trains in it; each family offers one.
+
+    Attributes:
+        network: the module that Accelerate wraps; `predict` must call this attribute.
+        levels: signal and noise of its timesteps.
+        prediction: what its output means.
+        shape: of one sample x, without rows: `(channels, height, width)`.
+    """
+
+    network: nn.Module
+    levels: Levels
+    prediction: Prediction
+    shape: tuple[int, ...]
+
+    def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Run the network on x `(rows, *shape)` at timesteps t `(rows,)` in 0..999; the shape of x."""
+        ...
+
+    def empty(self, condition: Condition) -> Condition:
+        """Return the same rows without their condition, exactly as the sampling pipeline encodes nothing."""
+        ...
+
+    def teacher(self) -> AbstractContextManager[None]:
+        """While open, `predict` is the frozen teacher: adapters off, or the untouched copy."""
+        ...
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name what trains: LoRA matrices, or all weights; names are those of the saved file."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Turn clean samples `(rows, *shape)` into pictures `(rows, 3, height, width)` in [-1, 1]."""
+        ...
+
+
+class Examples(Protocol):
+    """Clean samples with their conditions, ready for a network."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Condition]:
+        """Return the samples `(rows, *shape)` of some indices and their conditions, on the CPU."""
+        ...
+
+
+def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:
+    """Take `other` where `rows` `(rows,)` is true, else `condition`."""
+    shaped = {name: rows.view(-1, *(1,) * (value.dim() - 1)) for name, value in condition.items()}
+    return {name: torch.where(shaped[name], other[name], value) for name, value in condition.items()}
+
+
+def take_rows(condition: Condition, rows: Tensor | slice) -> Condition:
+    """Select rows of every tensor by a mask, indices or a slice."""
+    return {name: value[rows] for name, value in condition.items()}
+
+
+def join_rows(*conditions: Condition) -> Condition:
+    """Put the rows of conditions of the same kind under each other."""
+    return {name: torch.cat([one[name] for one in conditions]) for name in conditions[0]}
+
+
+def move(condition: Condition, device: torch.device) -> Condition:
+    """Move every tensor."""
+    return {name: value.to(device, non_blocking=True) for name, value in condition.items()}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Run products in `precision`; float32 leaves everything as it is."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+@contextmanager
+def swapped(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Iterator[None]:
+    """Let parameters hold other values (an average, say) while the context is open; nothing is copied."""
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = values[name]
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]

@@ -1,0 +1,346 @@
+"""Draw pictures with a student: of the pixel family as it is, of the others in a stock Diffusers pipeline."""
+
+import functools
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mmtoolkit import __version__
+from mmtoolkit.core.config import config_layer, resolve
+from mmtoolkit.core.device import DeviceName, resolve_device
+from mmtoolkit.core.errors import CheckpointError, UsageError
+from mmtoolkit.core.logging import logger
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import SHAPES, DistillSettings, TargetSettings
+from mmtoolkit.distill.generate import draw_grid, student_guidance, student_samples, to_bytes
+from mmtoolkit.distill.loop import step_generator
+from mmtoolkit.distill.schedule import ScheduleKind
+from mmtoolkit.distill.shapes import make_shapes
+
+_HUB_ID = re.compile(r"[\w-]+/[\w.-]+(/[\w./-]+\.safetensors)?")
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How to draw.
+
+    Attributes:
+        steps: network calls.
+        guidance: guidance scale in the teacher's units; none: what the student was trained with.
+        eta: share of each jump that is noised back, in [0, 1].
+        schedule: placement of the steps.
+        seed: of the noise; picture i of a seed is the same whatever the count.
+        count: number of pictures; texts are repeated in order.
+        clip_steps: first steps with dynamic thresholding (not for pixel models).
+    """
+
+    steps: int = 4
+    guidance: float | None = None
+    eta: float = 0.0
+    schedule: ScheduleKind = "equidistant"
+    seed: int = 0
+    count: int = 16
+    clip_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was drawn.
+
+    Attributes:
+        images: pictures.
+        texts: caption, class or prompt of each.
+        settings: what each PNG carries.
+        seconds: of drawing alone, without loading.
+    """
+
+    images: list[Image.Image]
+    texts: list[str]
+    settings: dict[str, Any]
+    seconds: float
+
+
+def sample(
+    checkpoint: str = SHAPES,
+    texts: Sequence[str] = (),
+    settings: SampleSettings | None = None,
+    *,
+    base: str | None = None,
+    family: str | None = None,
+    layout: str | None = None,
+    device: str = "auto",
+) -> Samples:
+    """Draw pictures with a few-step student.
+
+    Args:
+        checkpoint: `shapes`, a run of `distill train`, a LoRA file, or a LoRA on the hub (`owner/name` or
+            `owner/name/file.safetensors`).
+        texts: prompts, captions or classes; a pixel student has some of its own.
+        settings: how to draw.
+        base: the base model, where it is not the run's.
+        family: of the base, for a LoRA file.
+        layout: for a base in a single file, see :class:`~mmtoolkit.distill.config.ModelSettings`.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: if the student or its base cannot be loaded.
+        UsageError: if a text or setting cannot be used.
+    """
+    settings = settings or SampleSettings()
+    if settings.count < 1 or settings.steps < 1 or not 0 <= settings.eta <= 1:
+        raise UsageError("--count and --steps must be at least 1, --eta must lie in [0, 1]")
+    if family in (None, "pixel") and _is_pixel(checkpoint):
+        return _sample_pixel(checkpoint, base, texts, settings, resolve_device(cast("DeviceName", device)))
+    return _sample_latent(
+        checkpoint, base, family, layout, texts, settings, resolve_device(cast("DeviceName", device))
+    )
+
+
+def _is_pixel(checkpoint: str) -> bool:
+    """Tell a pixel student from a run or LoRA of a latent family."""
+    path = Path(checkpoint)
+    if checkpoint == SHAPES:
+        return True
+    if (path / "config.yaml").is_file():
+        run = resolve(DistillSettings, [config_layer("distill", str(path / "config.yaml"))])
+        return run.settings.model.family == "pixel"
+    if (path / "meta.json").is_file():
+        return "spec" in json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    return "spec" in _metadata(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the strings in a safetensors file; none if it is another kind of file."""
+    try:
+        with safe_open(path, "pt") as stream:
+            return stream.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _sample_pixel(
+    checkpoint: str,
+    base: str | None,
+    texts: Sequence[str],
+    settings: SampleSettings,
+    device: torch.device,
+) -> Samples:
+    from mmtoolkit.distill.pixel import load_pixel_student
+
+    denoiser, targets = load_pixel_student(checkpoint, base, device)
+    if settings.steps > targets.training_steps:
+        raise UsageError(f"--steps {settings.steps}: this student knows {targets.training_steps} at most")
+    texts = list(texts) or _own_texts(denoiser.spec.kind, denoiser.spec.words, checkpoint, settings)
+    texts = [texts[index % len(texts)] for index in range(settings.count)]
+    condition = {"tokens": denoiser.spec.tokens(texts).to(device)}
+    scale = _student_scale(targets, settings)
+    start = time.perf_counter()
+    noise = torch.stack([_noise(settings.seed, index, denoiser.shape) for index in range(settings.count)])
+    samples = student_samples(
+        denoiser,
+        condition,
+        noise.to(device),
+        steps=settings.steps,
+        training_steps=targets.training_steps,
+        guidance=scale,
+        eta=settings.eta,
+        schedule=settings.schedule,
+        generator=step_generator(settings.seed, -1, torch.device("cpu")),
+    )
+    arrays = to_bytes(denoiser.decode(samples))
+    seconds = time.perf_counter() - start
+    facts = _facts(checkpoint, targets.guidance, settings)
+    return Samples([Image.fromarray(array) for array in arrays], texts, facts, seconds)
+
+
+def _noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=step_generator(seed, index, torch.device("cpu")))
+
+
+def _own_texts(kind: str, words: Sequence[str], checkpoint: str, settings: SampleSettings) -> list[str]:
+    """Return texts for a student that was given none."""
+    if kind == "none":
+        return [""]
+    if kind == "class":
+        return list(words)
+    if checkpoint == SHAPES or {"circle", "square", "purple"} <= set(words):
+        return make_shapes(settings.count, seed=10_000 + settings.seed)[1]
+    raise UsageError(f"{checkpoint}: says nothing of its own; name captions with --prompt")
+
+
+def _student_scale(targets: TargetSettings, settings: SampleSettings) -> float:
+    """Convert the guidance, and say where a student cannot follow."""
+    if settings.guidance is None:
+        return 1.0
+    scale = student_guidance(settings.guidance, targets.guidance)
+    if targets.drop == 0 and scale != 1:
+        logger.warning(
+            "this student was trained without empty rows (rho 0): only its built-in guidance %g is exact",
+            1 + targets.guidance,
+        )
+    return scale
+
+
+def _facts(checkpoint: str, strength: float, settings: SampleSettings) -> dict[str, Any]:
+    guidance = 1 + strength if settings.guidance is None else settings.guidance
+    return asdict(settings) | {"checkpoint": checkpoint, "guidance": guidance, "mmtoolkit": __version__}
+
+
+def _sample_latent(
+    checkpoint: str,
+    base: str | None,
+    family: str | None,
+    layout: str | None,
+    texts: Sequence[str],
+    settings: SampleSettings,
+    device: torch.device,
+) -> Samples:
+    from mmtoolkit.distill.export import FACTS, open_student, student_network
+
+    if not texts:
+        raise UsageError("say what to draw with --prompt or --prompts")
+    path = Path(checkpoint)
+    local = path if path.exists() else fetch_lora(checkpoint)
+    student = open_student(local, base, family, layout)
+    known = student.facts or json.loads(_metadata(local).get(FACTS, "{}"))
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    pipeline = student.source.pipeline(student_network(student, dtype)).to(device)
+    targets = TargetSettings(
+        guidance=known.get("guidance", 0.0),
+        drop=known.get("drop", 0.2),
+        training_steps=known.get("training_steps", 250),
+    )
+    if not known and settings.guidance is not None:
+        logger.warning("%s does not say its guidance strength; --guidance is the student's own", checkpoint)
+    pipeline.scheduler = _scheduler(pipeline, student.source.family.flow, targets, settings)
+    call = _pipeline_arguments(student.source.family.name, _student_scale(targets, settings), settings)
+    pipeline.set_progress_bar_config(disable=True)
+    texts = [texts[index % len(texts)] for index in range(settings.count)]
+    start = time.perf_counter()
+    images = [
+        pipeline(text, generator=step_generator(settings.seed, index, torch.device("cpu")), **call).images[0]
+        for index, text in enumerate(texts)
+    ]
+    seconds = time.perf_counter() - start
+    return Samples(images, texts, _facts(checkpoint, targets.guidance, settings), seconds)
+
+
+def _scheduler(pipeline: Any, flow: bool, targets: TargetSettings, settings: SampleSettings) -> Any:
+    from mmtoolkit.distill.scheduler import TDDFlowScheduler, TDDScheduler
+
+    kind = TDDFlowScheduler if flow else TDDScheduler
+    scheduler = kind.from_config(
+        pipeline.scheduler.config,
+        training_steps=targets.training_steps,
+        schedule=settings.schedule,
+        clip_steps=settings.clip_steps,
+    )
+    if flow:  # these pipelines do not pass eta on
+        scheduler.step = functools.partial(scheduler.step, eta=settings.eta)
+    return scheduler
+
+
+def _pipeline_arguments(family: str, scale: float, settings: SampleSettings) -> dict[str, Any]:
+    """Name guidance and eta as each family's pipeline does."""
+    if scale < 1:
+        logger.warning("stock pipelines cannot weaken guidance; the strength that is built in is used")
+    call: dict[str, Any] = {"num_inference_steps": settings.steps}
+    if family == "flux":
+        return call | ({"true_cfg_scale": scale, "negative_prompt": ""} if scale > 1 else {})
+    call["guidance_scale"] = max(1.0, scale)
+    return call if family == "sd3" else call | {"eta": settings.eta}
+
+
+def fetch_lora(name: str) -> Path:
+    """Download a LoRA from the hub: `owner/name`, or `owner/name/file.safetensors`.
+
+    Raises:
+        CheckpointError: if the name is no hub id, or the hub has no such file.
+    """
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{name}: no such run or file, and not a hub id")
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    owner, repository, *rest = name.split("/", 2)
+    hub_id = f"{owner}/{repository}"
+    try:
+        file = rest[0] if rest else _only_lora(hub_id, list_repo_files(hub_id))
+        return Path(hf_hub_download(hub_id, file))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{name}: cannot be fetched from the hub: {reason}") from None
+
+
+def _only_lora(hub_id: str, files: Sequence[str]) -> str:
+    found = [file for file in files if file.endswith(".safetensors")]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(found[:8]) or "none"
+    raise CheckpointError(f"{hub_id}: has {len(found)} .safetensors files ({listed}); name {hub_id}/FILE")
+
+
+def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """Join prompts with those of a file, one a line.
+
+    Raises:
+        UsageError: if the file cannot be read or is empty.
+    """
+    if file is None:
+        return list(prompts)
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompts {file}: cannot be read: {error}") from None
+    if not any(lines):
+        raise UsageError(f"--prompts {file}: holds no prompt; write one a line")
+    return [*prompts, *filter(None, lines)]
+
+
+def write_samples(samples: Samples, folder: Path, *, grid: bool = True) -> list[Path]:
+    """Write each picture, and a grid of all, as PNG with its settings inside (`mmtk` text chunk).
+
+    Raises:
+        UsageError: if the folder is in use or cannot be made.
+    """
+    RunDirectory.new(folder, "")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {folder}: cannot be made: {error.strerror}") from None
+    written = []
+    for index, (image, text) in enumerate(zip(samples.images, samples.texts, strict=True)):
+        path = folder / f"{index:04d}.png"
+        image.save(path, pnginfo=_png_info(samples.settings | {"index": index, "text": text}))
+        written.append(path)
+    if grid:
+        pictures = torch.stack([_as_tensor(image) for image in samples.images])
+        columns = max(1, round(len(pictures) ** 0.5))
+        path = folder / "grid.png"
+        draw_grid(pictures, columns).save(
+            path, pnginfo=_png_info(samples.settings | {"texts": samples.texts})
+        )
+        written.insert(0, path)
+    return written
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
+
+
+def _png_info(facts: dict[str, Any]) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt("mmtk", json.dumps(facts, ensure_ascii=False))
+    return info

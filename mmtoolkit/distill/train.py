@@ -1,0 +1,439 @@
+"""Distil a student: the same step for LCM, PCM, TCD and TDD, for every family of models."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmtoolkit.core.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    matching_weights,
+    save_checkpoint,
+)
+from mmtoolkit.core.device import (
+    describe_device,
+    make_accelerator,
+    peak_memory,
+    resolve_device,
+    seed_everything,
+)
+from mmtoolkit.core.errors import ConfigError
+from mmtoolkit.core.logging import logger
+from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.data import PixelExamples, load_images, open_pictures
+from mmtoolkit.distill.generate import save_grid, student_samples, teacher_samples
+from mmtoolkit.distill.loop import (
+    Average,
+    batch_rows,
+    check_finite,
+    clip_gradients,
+    parts_of,
+    set_rate,
+    step_generator,
+    warmup,
+)
+from mmtoolkit.distill.losses import Draw, distillation_loss
+from mmtoolkit.distill.model import Condition, Denoiser, Examples, autocast, move, swapped
+from mmtoolkit.distill.report import write_train_report
+from mmtoolkit.distill.targets import Targets
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+GRID_STEPS = (2, 4, 8)
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished student measured.
+
+    Attributes:
+        steps: optimizer steps.
+        loss: mean of the last 100 steps.
+        gaps: mean squared distance of the samples to the teacher's 50-step ones, as `gap@4`.
+        seconds: of training, in this process.
+        parameters: numbers that train.
+    """
+
+    steps: int
+    loss: float
+    gaps: dict[str, float]
+    seconds: float
+    parameters: int
+
+
+@dataclass
+class Training:
+    """Everything that training holds; `step` counts those done."""
+
+    settings: DistillSettings
+    examples: Examples
+    denoiser: Denoiser
+    accelerator: "Accelerator"
+    targets: Targets
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: Average
+    meta: dict[str, Any]
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    gaps: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.targets.grid.device
+
+
+def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False) -> TrainResult:
+    """Distil the student that the settings describe.
+
+    Args:
+        settings: all settings; `data`, `model`, `targets` and `train` are used.
+        run: the run's folder; made once data and base have proved usable. The latents of a latent family
+            are cached in it, unless `data.path` is a cache already.
+        resume: continue from the run's last checkpoint, to the same bits.
+
+    Raises:
+        DataError: if the data cannot be used.
+        CheckpointError: if the base cannot be loaded, or there is nothing to resume.
+        DivergenceError: if the loss stops being finite; the last checkpoint stays.
+    """
+    training = set_up(settings, run)
+    if resume:
+        restore(training, run)
+    if training.accelerator.is_main_process:
+        run.start()
+        if resume:
+            run.rewind_metrics("step", training.step)
+            logger.info("resumed after step %d", training.step)
+    training.accelerator.wait_for_everyone()
+    with run.logging():
+        logger.info("%s", describe(training))
+        logger.info("%s", estimate(training))
+        start = time.perf_counter()
+        fit(training, run)
+        recent = training.losses[-100:]
+        result = TrainResult(
+            steps=training.step,
+            loss=sum(recent) / max(1, len(recent)),
+            gaps=training.gaps,
+            seconds=round(time.perf_counter() - start, 1),
+            parameters=sum(value.numel() for value in training.parameters.values()),
+        )
+        if training.accelerator.is_main_process:
+            run.write_results(asdict(result) | {"device": describe_device(training.device)})
+            write_train_report(run, training.settings, result)
+    return result
+
+
+def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
+    """Load the base, the examples and what trains; the seed fixes all random parts.
+
+    Args:
+        settings: all settings.
+        run: where a latent family's cache goes; without it, `data.path` must be a cache.
+    """
+    accelerator = make_accelerator(resolve_device(settings.device))
+    seed_everything(settings.seed)
+    denoiser: Denoiser
+    if settings.model.family == "pixel":
+        denoiser, examples, meta = _load_pixel(settings, accelerator.device)
+    else:
+        denoiser, examples, meta = _load_latent(settings, run, accelerator)
+    parameters = denoiser.trainable()
+    facts = {"model": settings.model.model_dump(), "targets": settings.targets.model_dump()}
+    training = Training(
+        settings=settings,
+        examples=examples,
+        denoiser=denoiser,
+        accelerator=accelerator,
+        targets=Targets.from_settings(settings.targets, accelerator.device),
+        parameters=parameters,
+        optimizer=_optimizer(settings, list(parameters.values())),
+        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"),
+        average=Average(parameters, settings.train.ema),
+        meta={"engine": "distill train", "facts": facts, **meta},
+    )
+    parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
+    denoiser.network = accelerator.prepare_model(denoiser.network)
+    return training
+
+
+def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denoiser, Examples, dict[str, Any]]:
+    from mmtoolkit.distill.pixel import load_pixel
+
+    denoiser = load_pixel(settings.model.base, device)
+    pictures = open_pictures(settings.data)
+    tokens = denoiser.spec.tokens(pictures.texts)
+    examples = PixelExamples(load_images(pictures, denoiser.spec.size), tokens, settings.data.flip)
+    denoiser.adapt(settings.model)
+    return denoiser, examples, {"spec": denoiser.spec.to_json()}
+
+
+def _load_latent(
+    settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
+) -> tuple[Denoiser, Examples, dict[str, Any]]:
+    from mmtoolkit.distill.cache import is_cache, open_cache, write_cache
+    from mmtoolkit.distill.families import Source, load_latent
+    from mmtoolkit.distill.memory import check_memory, expected_memory
+
+    path, device = settings.data.path, accelerator.device
+    with accelerator.main_process_first():  # the others find its cache
+        if path is not None and is_cache(path):
+            examples = open_cache(path, settings)
+        elif run is not None:
+            examples = write_cache(settings, run.path / "cache")
+        else:
+            raise ConfigError(f"data.path: {path} is no cache; make one with `mmtk distill cache`")
+    size = examples.facts["size"]
+    source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
+    rows = settings.train.batch_size // (settings.train.accumulation * accelerator.num_processes)
+    memory = expected_memory(settings, source, size, max(1, rows))
+    listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())
+    logger.info("expected memory %.2f GB: %s", sum(memory.values()) / 1e9, listed)
+    check_memory(memory, device)
+    denoiser = load_latent(settings, size, move(examples.no_prompt, device), device)
+    denoiser.adapt(settings.model)
+    return denoiser, examples, {}
+
+
+def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    train = settings.train
+    if train.optimizer == "adamw":
+        fused = parameters[0].device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(
+            parameters, train.learning_rate, weight_decay=train.weight_decay, fused=fused
+        )
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ConfigError(
+            "train.optimizer: adamw8bit needs bitsandbytes: pip install 'mmtoolkit[adam8bit]'"
+        ) from None
+    optimizer: torch.optim.Optimizer = AdamW8bit(
+        parameters, train.learning_rate, weight_decay=train.weight_decay
+    )
+    return optimizer
+
+
+def fit(training: Training, run: RunDirectory) -> None:
+    """Run the steps that are left; every tenth leaves a line in metrics.jsonl."""
+    settings, main = training.settings.train, training.accelerator.is_main_process
+    references = reference_samples(training) if settings.sample_every and main else None
+    start, first = time.perf_counter(), training.step
+    with progress_bar("training", settings.steps, training.step) as advance:
+        while training.step < settings.steps:
+            loss, norm = train_step(training)
+            training.losses.append(loss)
+            last = training.step == settings.steps
+            record: dict[str, Any] = {}
+            if references is not None and (last or training.step % settings.sample_every == 0):
+                training.gaps = record = draw_samples(training, run, *references)
+            if main and (record or last or training.step % 10 == 0):
+                recent = training.losses[-10:]
+                seconds = (time.perf_counter() - start) / (training.step - first)
+                run.log_metrics(
+                    {"step": training.step, "loss": sum(recent) / len(recent), "gradient_norm": norm}
+                    | record
+                    | {"seconds_step": round(seconds, 4), "peak_memory": peak_memory(training.device)}
+                )
+            if main and (last or training.step % settings.checkpoint_every == 0):
+                save(training, run)
+            if record:
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in record.items())
+                logger.info("step %d: loss %.4f, %s", training.step, loss, shown)
+            advance(f"loss {loss:.4f}")
+
+
+def draw(training: Training) -> Draw:
+    """Draw the timesteps, targets, noise and dropped rows of the whole batch of a step."""
+    settings, device = training.settings, training.device
+    rows = settings.train.batch_size
+    generator = step_generator(settings.seed, training.step, device)
+    n = training.targets.draw_starts(rows, generator)
+    return Draw(
+        start=training.targets.grid[n],
+        before=training.targets.before[n],
+        target=training.targets.draw(n, generator),
+        dropped=torch.rand(rows, generator=generator, device=device) < settings.targets.drop,
+        noise=torch.randn((rows, *training.denoiser.shape), generator=generator, device=device),
+    )
+
+
+def train_step(training: Training) -> tuple[float, float]:
+    """Learn from one batch; returns the loss over all processes and the gradient's norm."""
+    settings = training.settings.train
+    rows = batch_rows(len(training.examples), settings.batch_size, training.settings.seed, training.step)
+    set_rate(training.optimizer, settings.learning_rate * warmup(training.step, settings.warmup))
+    training.optimizer.zero_grad(set_to_none=True)
+    loss = backward(training, rows, draw(training))
+    training.scaler.unscale_(training.optimizer)
+    norm = clip_gradients(training.parameters.values(), settings.clip)
+    value = float(training.accelerator.reduce(loss, "mean"))
+    if not training.scaler.is_enabled():  # a scaled step that overflows is left out, and the scale halved
+        check_finite(value, training.step + 1, "train.learning_rate")
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.step += 1
+    training.average.update(training.parameters, training.step)
+    return value, norm
+
+
+def backward(training: Training, rows: Tensor, drawn: Draw) -> Tensor:
+    """Add up the gradients of this process's rows, part by part; returns their mean loss."""
+    settings, accelerator = training.settings, training.accelerator
+    parts = parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
+    total = torch.zeros((), device=training.device)
+    for number, part in enumerate(parts):
+        clean, condition = training.examples.batch(rows[part])
+        clean, condition = clean.to(training.device), move(condition, training.device)
+        wait = nullcontext() if number + 1 == len(parts) else accelerator.no_sync(training.denoiser.network)
+        with wait, autocast(training.device, settings.precision):
+            loss = _loss(training, clean, condition, drawn.part(part)) / len(parts)
+            training.scaler.scale(loss).backward()
+        total += loss.detach()
+    return total
+
+
+def _loss(training: Training, clean: Tensor, condition: Condition, drawn: Draw) -> Tensor:
+    """Compute the loss of some rows as the rule wants it; LCM's target has averaged weights."""
+    targets = training.settings.targets
+    lcm = targets.rule == "lcm"
+    return distillation_loss(
+        training.denoiser,
+        clean,
+        condition,
+        drawn,
+        guidance=targets.guidance,
+        huber=targets.huber,
+        boundary=lcm,
+        target_weights=swapped(training.parameters, training.average.values) if lcm else None,
+    )
+
+
+def reference_samples(training: Training) -> tuple[Condition, Tensor, Tensor]:
+    """Draw the teacher's many-step samples of a few examples: conditions, noise and samples."""
+    device, denoiser = training.device, training.denoiser
+    columns = min(GRID_COLUMNS, len(training.examples))
+    rows = torch.linspace(0, len(training.examples) - 1, columns).long()
+    condition = move(training.examples.batch(rows)[1], device)
+    generator = step_generator(training.settings.seed, 0, device)
+    noise = torch.randn((columns, *denoiser.shape), generator=generator, device=device)
+    with denoiser.teacher(), autocast(device, training.settings.precision):
+        guidance = 1 + training.settings.targets.guidance
+        samples = teacher_samples(denoiser, condition, noise, guidance=guidance)
+    return condition, noise, samples
+
+
+def draw_samples(
+    training: Training, run: RunDirectory, condition: Condition, noise: Tensor, reference: Tensor
+) -> dict[str, float]:
+    """Draw the averaged student at 2, 4 and 8 steps under the teacher; returns its distances to it."""
+    gaps, rows = {}, [reference]
+    grid = training.settings.targets.training_steps
+    context = swapped(training.parameters, training.average.values)
+    with context, autocast(training.device, training.settings.precision):
+        for steps in (steps for steps in GRID_STEPS if steps <= grid):
+            samples = student_samples(training.denoiser, condition, noise, steps=steps, training_steps=grid)
+            gaps[f"gap@{steps}"] = float((samples - reference).square().mean())
+            rows.append(samples)
+        with torch.no_grad():
+            pictures = training.denoiser.decode(torch.cat(rows))
+    save_grid(pictures, len(noise), run.path / "samples" / f"{training.step:06d}.png")
+    return gaps
+
+
+def save(training: Training, run: RunDirectory) -> None:
+    """Write a checkpoint: what is used later as the model, all else as state."""
+    state = {
+        "weights": {name: value.detach() for name, value in training.parameters.items()},
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": training.scaler.state_dict(),
+        "losses": training.losses[-100:],
+        "gaps": training.gaps,
+    }
+    checkpoint = Checkpoint(training.average.values, state, training.meta)
+    save_checkpoint(run.checkpoints, training.step, checkpoint)
+
+
+@torch.no_grad()
+def restore(training: Training, run: RunDirectory) -> None:
+    """Put the last checkpoint back, as if training had never stopped.
+
+    Raises:
+        CheckpointError: if there is none, or it belongs to another base.
+    """
+    path = find_checkpoint(run.checkpoints)
+    stored = load_checkpoint(path)
+    weights = matching_weights(stored.state["weights"], dict(training.parameters), path)
+    for name, parameter in training.parameters.items():
+        parameter.copy_(weights[name])
+    training.average.load(stored.model)
+    training.optimizer.load_state_dict(stored.state["optimizer"])
+    training.scaler.load_state_dict(stored.state["scaler"])
+    training.losses, training.gaps = list(stored.state["losses"]), dict(stored.state["gaps"])
+    training.step = stored.meta["step"]
+
+
+def describe(training: Training) -> str:
+    """Say in a line what is about to be trained."""
+    settings, count = training.settings, sum(value.numel() for value in training.parameters.values())
+    kind = f"LoRA of rank {settings.model.rank}" if settings.model.adapter == "lora" else "all weights"
+    return (
+        f"{settings.model.family} {settings.model.base}: {kind}, {count:,} numbers train; "
+        f"{len(training.examples):,} examples; {settings.targets.rule}, w {settings.targets.guidance:g}, "
+        f"rho {settings.targets.drop:g}; on {describe_device(training.device)}"
+    )
+
+
+def measure_step(training: Training) -> float:
+    """Time one step's gradients, which are then thrown away, in seconds."""
+    rows = batch_rows(len(training.examples), training.settings.train.batch_size, 0, 0)
+    seconds = 0.0
+    for _ in range(2):  # the first one also pays for what happens once
+        start = time.perf_counter()
+        backward(training, rows, draw(training)).item()
+        seconds = time.perf_counter() - start
+    training.optimizer.zero_grad(set_to_none=True)
+    return seconds
+
+
+def estimate(training: Training) -> str:
+    """Say how long a step takes, how long the rest will take, and how much memory a step held."""
+    seconds = measure_step(training)
+    left = seconds * (training.settings.train.steps - training.step)
+    memory = peak_memory(training.device) / 2**30
+    return f"a step takes {seconds:.2f} s, the rest about {left / 60:.1f} min; peak memory {memory:.2f} GiB"
+
+
+def describe_work(settings: DistillSettings) -> dict[str, int | float | str]:
+    """Check settings, base and data without training, and tell the sizes of the work.
+
+    Raises:
+        DataError: if the data cannot be used.
+        CheckpointError: if the base cannot be loaded.
+    """
+    training = set_up(settings, None)
+    seconds = measure_step(training)
+    return {
+        "family": settings.model.family,
+        "base": settings.model.base,
+        "rule": settings.targets.rule,
+        "examples": len(training.examples),
+        "parameters": sum(value.numel() for value in training.parameters.values()),
+        "steps": settings.train.steps,
+        "seconds_step": round(seconds, 3),
+        "minutes": round(seconds * settings.train.steps / 60, 1),
+        "peak_memory_gib": round(peak_memory(training.device) / 2**30, 2),
+        "device": describe_device(training.device),
+    }

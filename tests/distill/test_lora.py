@@ -1,0 +1,204 @@
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmtoolkit.core.errors import CheckpointError
+
+FAMILIES = ["sd15", "sdxl", "sd3", "flux"]
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_pipeline):
+    """Return a family's tiny network with a random LoRA on all adapted layers."""
+    from mmtoolkit.distill.families import Source, lora_ranks
+    from mmtoolkit.distill.lora import add_lora, collect_lora
+
+    made = {}
+
+    def make(family, alpha=2.0):
+        if (family, alpha) in made:
+            return made[family, alpha]
+        source = Source.open(str(tiny_pipeline(family)), family)
+        network = source.network(torch.float32)
+        ranks = lora_ranks(network, source.family, 4)
+        add_lora(network, ranks, dict.fromkeys(ranks, alpha))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_()
+        made[family, alpha] = source, network, collect_lora(network)
+        return made[family, alpha]
+
+    return make
+
+
+def largest_error(found, wanted):
+    assert found.layers.keys() == wanted.layers.keys()
+    return max((found.layers[n].delta() - wanted.layers[n].delta()).abs().max() for n in wanted.layers)
+
+
+def old_diffusers_name(part, name):
+    """Attention processors held their own layers before PEFT came."""
+    head, _, tail = name.rpartition(".to_")
+    if ".attn" not in name or not head:
+        return f"{part}.{name}.lora"
+    return f"{part}.{head}.processor.to_{tail.removesuffix('.0')}_lora"
+
+
+LAYOUTS = {
+    "diffusers": ("{part}.{name}.lora_A.weight", "{part}.{name}.lora_B.weight", "{part}.{name}.alpha"),
+    "no prefix": ("{name}.lora_A.weight", "{name}.lora_B.weight", "{name}.alpha"),
+    "old diffusers": ("{old}.down.weight", "{old}.up.weight"),
+    "peft": ("base_model.model.{name}.lora_A.weight", "base_model.model.{name}.lora_B.weight"),
+    "peft in memory": ("{part}.{name}.lora_A.default.weight", "{part}.{name}.lora_B.default.weight"),
+    "kohya": (
+        "lora_unet_{plain}.lora_down.weight",
+        "lora_unet_{plain}.lora_up.weight",
+        "lora_unet_{plain}.alpha",
+    ),
+}
+
+
+def named(layout, part, lora):
+    """Write a LoRA's tensors under the names of a layout."""
+    tensors = {}
+    for name, layer in lora.layers.items():
+        words = {"part": part, "name": name, "plain": name.replace(".", "_")}
+        keys = [key.format(**words, old=old_diffusers_name(part, name)) for key in LAYOUTS[layout]]
+        tensors |= dict(zip(keys, (layer.down, layer.up, torch.tensor(layer.alpha)), strict=False))
+    return tensors
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layout_reads_as_the_same_change(family, layout, networks, tmp_path, caplog):
+    from mmtoolkit.distill.lora import read_lora
+
+    source, _, lora = networks(family)
+    tensors = named(layout, source.family.part, lora)
+    file = tmp_path / "lora.safetensors"
+    if layout.startswith("peft"):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2.0}))
+    metadata = {"ss_network_alpha": "2.0"} if layout == "old diffusers" else {}
+    save_file(tensors, file, metadata)
+    with caplog.at_level(logging.WARNING, "mmtoolkit"):
+        found = read_lora(tmp_path, source.empty_network())
+    assert largest_error(found, lora) == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("family", "sgm"), [("sd15", True), ("sdxl", True), ("sd3", False), ("flux", False)])
+def test_the_original_codes_names_are_read(family, sgm, networks, tmp_path):
+    """kohya's SDXL trainer writes `input_blocks`; FLUX and SD 3 come with query, key and value fused."""
+    from mmtoolkit.distill.export import fuse
+    from mmtoolkit.distill.layouts import original_names
+    from mmtoolkit.distill.lora import layer_shapes, read_lora
+
+    source, network, lora = networks(family)
+    shapes = layer_shapes(network)
+    names = original_names(shapes, network)
+    assert any("input_blocks" in name for name in names) == sgm
+    tensors = {}
+    for name, parts in names.items():
+        if lora.layers.keys() & {*parts}:
+            layers = {part: lora.layers[part].at_scale_one() for part in parts}
+            joined = layers[parts[0]] if len(parts) == 1 else fuse(layers, parts, shapes)
+            base = f"lora_unet_{name.replace('.', '_')}"
+            tensors[f"{base}.lora_down.weight"], tensors[f"{base}.lora_up.weight"] = joined.down, joined.up
+            tensors[f"{base}.alpha"] = torch.tensor(joined.alpha)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    found = read_lora(tmp_path / "kohya.safetensors", source.empty_network())
+    assert largest_error(found, lora) < 1e-5
+
+
+def test_a_missing_alpha_is_said_and_means_scale_one(networks, tmp_path, caplog):
+    from mmtoolkit.distill.lora import read_lora
+
+    source, _, lora = networks("sd15", alpha=4.0)
+    save_file(named("peft", "unet", lora), tmp_path / "lora.safetensors")
+    with caplog.at_level(logging.WARNING, "mmtoolkit"):
+        found = read_lora(tmp_path, source.empty_network())
+    assert "says no alpha for" in caplog.text
+    assert all(layer.alpha == layer.rank for layer in found.layers.values())
+    caplog.clear()
+    quarter = read_lora(tmp_path, source.empty_network(), scale=0.25)
+    assert not caplog.records
+    assert all(layer.alpha == layer.rank / 4 for layer in quarter.layers.values())
+
+
+def write(tmp_path, tensors):
+    file = tmp_path / "x.safetensors"
+    save_file(tensors, file)
+    return file
+
+
+def test_a_lora_for_another_base_is_one_clear_line(networks, tmp_path):
+    from mmtoolkit.distill.lora import read_lora
+
+    _, _, lora = networks("sdxl")
+    tensors = named("diffusers", "unet", lora)
+    source, _, _ = networks("sd15")
+    with pytest.raises(CheckpointError) as caught:
+        read_lora(write(tmp_path, tensors), source.empty_network(), scale=1.0)
+    assert "do not fit this UNet2DConditionModel" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"unet.conv_in.weight": torch.zeros(2)}, "holds no LoRA weights"),
+        ({"unet.a.to_q.lora_A.weight": torch.zeros(2, 4)}, "only half of 'a_to_q' is there"),
+        ({"lora_unet_a.hada_w1_a": torch.zeros(2)}, "not plain LoRA"),
+    ],
+)
+def test_files_that_are_no_lora(tensors, message, networks, tmp_path):
+    from mmtoolkit.distill.lora import read_lora
+
+    source, _, _ = networks("sd15")
+    with pytest.raises(CheckpointError, match=message):
+        read_lora(write(tmp_path, tensors), source.empty_network())
+
+
+def test_folders_and_damaged_files(networks, tmp_path):
+    from mmtoolkit.distill.lora import read_lora
+
+    network = networks("sd15")[0].empty_network()
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        read_lora(tmp_path / "none", network)
+    with pytest.raises(CheckpointError, match="holds no LoRA"):
+        read_lora(tmp_path, network)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"xyz")
+    with pytest.raises(CheckpointError, match=r"holds 2 \.safetensors files; name one"):
+        read_lora(tmp_path, network)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        read_lora(tmp_path / "a.safetensors", network)
+
+
+def test_attached_lora_acts_as_its_change_added_to_the_weights(networks):
+    from mmtoolkit.distill.lora import attach_lora
+
+    source, adapted, lora = networks("sd15")
+    attached, merged = source.network(torch.float32), source.network(torch.float32)
+    attach_lora(attached, lora)
+    with torch.no_grad():
+        for name, layer in lora.layers.items():
+            merged.get_submodule(name).weight.add_(layer.delta())
+        inputs = (torch.randn(1, 4, 8, 8), torch.tensor(500), torch.randn(1, 3, 16))
+        outputs = [net(*inputs).sample for net in (adapted, attached, merged)]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs[0], outputs[2], atol=1e-3, rtol=1e-3)
+
+
+def test_the_adapter_is_float32_beside_half_precision_weights(tiny_pipeline):
+    from mmtoolkit.distill.families import Source
+    from mmtoolkit.distill.lora import add_lora
+
+    network = Source.open(str(tiny_pipeline("sd15")), "sd15").network(torch.bfloat16)
+    add_lora(network, {"conv_in": 2}, {"conv_in": 2.0})
+    kinds = {name.partition(".lora_")[1]: p.dtype for name, p in network.named_parameters()}
+    assert kinds == {"": torch.bfloat16, ".lora_": torch.float32}

@@ -1,0 +1,364 @@
+"""Every latent family goes through cache, train and export, and comes back in a stock pipeline."""
+
+import gc
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mmtoolkit.core.config import resolve, set_layers
+from mmtoolkit.core.errors import ConfigError, DataError, UsageError
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings
+
+FAMILIES = ["sd15", "sdxl", "sd3", "flux"]
+CAPTIONS = ["a red dog", "a blue cat", "a red dog", "a green bird", "a cat"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number, caption in enumerate(CAPTIONS):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings_for(tiny_pipeline, pictures):
+    def make(family, *changes):
+        words = [
+            f"model.family={family}",
+            f"model.base={tiny_pipeline(family)}",
+            f"data.path={pictures}",
+            "data.size=16",
+            "device=cpu",
+            "model.rank=4",
+            "train.steps=2",
+            "train.batch_size=2",
+            "train.sample_every=2",
+            "train.warmup=0",
+            "train.learning_rate=0.01",
+        ]
+        return resolve(DistillSettings, set_layers([*words, *changes]))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(settings_for, tmp_path_factory):
+    """Return the run of a family's student, cached and trained once a module."""
+    from mmtoolkit.distill.train import train
+
+    made = {}
+
+    def make(family):
+        if family not in made:
+            resolved = settings_for(family)
+            run = RunDirectory.new(tmp_path_factory.mktemp(family) / "run", resolved.to_yaml())
+            train(resolved.settings, run)
+            made[family] = run.path
+        return made[family]
+
+    return make
+
+
+def stock(folder, **parts):
+    import diffusers
+
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(pipeline, family, steps=2, guidance=1.0, **more):
+    if family in ("sd3", "flux"):
+        more["max_sequence_length"] = 16
+    more["guidance_scale"] = 3.5 if family == "flux" else guidance
+    size = {"height": 16, "width": 16, "num_inference_steps": steps, "output_type": "np"}
+    generator = torch.Generator().manual_seed(0)
+    return pipeline("a red dog", generator=generator, **size, **more).images[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_comes_back_in_a_stock_pipeline(family, trained, tiny_pipeline, tmp_path):
+    from mmtoolkit.distill.export import export, open_student
+
+    run = trained(family)
+    assert (run / "samples" / "000002.png").is_file()
+    student = open_student(run, None, None)
+    plain, other = tmp_path / "student.safetensors", tmp_path / "kohya.safetensors"
+    for form, path in (("diffusers", plain), ("kohya", other), ("merged", tmp_path / "merged")):
+        result = export(student, form, path, "float32")
+        assert result.error <= 1e-6 * result.largest or form == "kohya"
+        assert result.largest > 0
+    base = draw(stock(tiny_pipeline(family)), family)
+    pipeline = stock(tiny_pipeline(family))
+    pipeline.load_lora_weights(tmp_path, weight_name=plain.name)
+    wanted = draw(pipeline, family)
+    assert np.abs(wanted - base).max() > 1e-3
+    merged = stock(tmp_path / "merged")
+    merged.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    assert np.abs(draw(merged, family) - wanted).max() < 1e-3
+    if family in (
+        "sd15",
+        "sdxl",
+    ):  # Diffusers reads no kohya files of SD 3, and of FLUX at its own size alone
+        pipeline = stock(tiny_pipeline(family))
+        pipeline.load_lora_weights(tmp_path, weight_name=other.name)
+        assert np.abs(draw(pipeline, family) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_stock_pipeline_predicts_what_the_trained_student_predicts(
+    family, trained, tiny_pipeline, tmp_path
+):
+    from mmtoolkit.distill.cache import open_cache
+    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.families import load_latent
+
+    run = trained(family)
+    export(open_student(run, None, None), "diffusers", tmp_path / "x.safetensors", "float32")
+    settings = resolve(DistillSettings, set_layers([f"model.family={family}", "model.rank=4"])).settings
+    model = settings.model.model_copy(update={"base": str(tiny_pipeline(family))})
+    examples = open_cache(run / "cache")
+    settings = settings.model_copy(update={"model": model})
+    student = load_latent(settings, 16, examples.no_prompt, torch.device("cpu"))
+    clean, condition = examples.batch(torch.tensor([0, 3]))
+    t = torch.tensor([999, 499])
+    pipeline = stock(tiny_pipeline(family))
+    pipeline.load_lora_weights(tmp_path, weight_name="x.safetensors")
+    weights = load_file(run / "checkpoints" / "last" / "model.safetensors")
+    student.adapt(settings.model)
+    with torch.no_grad():
+        for name, parameter in student.trainable().items():
+            parameter.copy_(weights[name])
+        found = student.predict(clean, t, condition)
+        student.network = getattr(pipeline, student.family.part)
+        torch.testing.assert_close(student.predict(clean, t, condition), found, atol=1e-5, rtol=1e-4)
+
+
+def test_flux_in_kohyas_layout_is_what_diffusers_reads():
+    """At FLUX's own width, the only one that Diffusers' converter knows."""
+    from diffusers import FluxTransformer2DModel
+    from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
+
+    from mmtoolkit.distill.export import kohya_layout
+    from mmtoolkit.distill.families import FAMILIES as TABLE
+    from mmtoolkit.distill.families import lora_ranks
+    from mmtoolkit.distill.lora import Lora, LoraLayer, layer_shapes
+
+    with torch.device("meta"):
+        network = FluxTransformer2DModel(num_layers=1, num_single_layers=1)
+    shapes = layer_shapes(network)
+    lora = Lora(
+        {
+            name: LoraLayer(torch.randn(2, shapes[name][1]), torch.randn(shapes[name][0], 2), alpha=1.0)
+            for name in lora_ranks(network, TABLE["flux"], 2)
+        },
+        {},
+    )
+    tensors, _ = kohya_layout(lora, TABLE["flux"], network)
+    found = _convert_kohya_flux_lora_to_diffusers(dict(tensors))
+    assert len(found) == 2 * len(lora.layers)
+    for name, layer in lora.layers.items():
+        down, up = (found[f"transformer.{name}.lora_{side}.weight"] for side in "AB")
+        rows = slice(0, 64)
+        torch.testing.assert_close(up[rows] @ down, 0.5 * layer.up[rows] @ layer.down)
+
+
+def test_metadata_says_how_the_student_was_made(trained, tmp_path):
+    from safetensors import safe_open
+
+    from mmtoolkit.distill.export import FACTS, export, open_student
+
+    for form in ("diffusers", "kohya"):
+        export(open_student(trained("sdxl"), None, None), form, tmp_path / form)
+        with safe_open(tmp_path / form, "pt") as stream:
+            facts = json.loads(stream.metadata()[FACTS])
+            assert stream.get_tensor(next(iter(stream.keys()))).dtype in (torch.float16, torch.float32)
+        assert (facts["guidance"], facts["drop"], facts["eta"]) == (3.5, 0.2, 0.3)
+        assert (facts["steps_min"], facts["steps_max"], facts["training_steps"]) == (4, 8, 250)
+        assert facts["alpha"] == facts["rank"] == 4
+
+
+def test_export_refuses_what_it_cannot_do(trained, tmp_path):
+    from mmtoolkit.distill.export import export, open_student
+
+    student = open_student(trained("sd15"), None, None)
+    (tmp_path / "there").write_text("x")
+    with pytest.raises(UsageError, match="already there"):
+        export(student, "kohya", tmp_path / "there")
+    with pytest.raises(UsageError, match="name --base and --family"):
+        open_student(tmp_path / "there", None, None)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_scheduler_runs_in_stock_pipelines(family, trained, tiny_pipeline, tmp_path):
+    """Text to image, image to image and inpaint, with the exported LoRA."""
+    import diffusers
+
+    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.scheduler import TDDScheduler
+
+    export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
+    pipeline = stock(tiny_pipeline(family))
+    pipeline.load_lora_weights(tmp_path, weight_name="x.safetensors")
+    pipeline.scheduler = TDDScheduler.from_config(pipeline.scheduler.config)
+    seen = []
+    hook = pipeline.unet.register_forward_pre_hook(lambda _, given: seen.append(int(given[1])))
+    text = draw(pipeline, family, steps=4, eta=0.3)
+    assert seen == [999, 751, 499, 251]
+    picture = Image.new("RGB", (16, 16), "red")
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (0, 0, 8, 16))
+    for kind, given in (
+        ("AutoPipelineForImage2Image", {"image": picture, "strength": 0.5}),
+        ("AutoPipelineForInpainting", {"image": picture, "mask_image": mask, "strength": 1.0}),
+    ):
+        seen.clear()
+        other = getattr(diffusers, kind).from_pipe(pipeline)
+        other.set_progress_bar_config(disable=True)
+        size = {} if "Image2Image" in kind else {"height": 16, "width": 16}
+        found = other(
+            "a red dog", num_inference_steps=4, guidance_scale=1.0, eta=0.3, output_type="np", **size, **given
+        ).images[0]
+        assert found.shape == text.shape
+        assert np.isfinite(found).all()
+        assert seen == ([499, 251] if "Image2Image" in kind else [999, 751, 499, 251])
+    hook.remove()
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_tcd_recipe_samples_like_our_scheduler_up_to_the_last_step(
+    family, trained, tiny_pipeline, tmp_path
+):
+    """As documented: Diffusers' TCDScheduler with 250 original steps draws from a student made here."""
+    from diffusers import TCDScheduler
+
+    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.scheduler import TDDScheduler
+
+    export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
+    pipeline = stock(tiny_pipeline(family))
+    pipeline.load_lora_weights(tmp_path, weight_name="x.safetensors")
+    config, drawn, last = pipeline.scheduler.config, {}, {}
+    for kind, extra in ((TCDScheduler, {"original_inference_steps": 250}), (TDDScheduler, {})):
+        pipeline.scheduler = kind.from_config(config, **extra)
+        kept = []
+
+        def keep(*given, kept=kept):
+            kept.append((int(given[2]), given[3]["latents"].clone()))
+            return given[3]
+
+        drawn[kind] = draw(pipeline, family, steps=4, eta=0.0, callback_on_step_end=keep)
+        last[kind] = kept
+    times = [[time for time, _ in kept] for kept in last.values()]
+    assert times[0] == times[1] == [999, 751, 499, 251]
+    for (_, theirs), (_, ours) in list(zip(*last.values(), strict=True))[:3]:
+        torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
+    assert np.abs(drawn[TCDScheduler] - drawn[TDDScheduler]).max() < 0.05
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_stock_flow_pipelines_take_the_grid_as_sigmas(family, trained, tiny_pipeline, tmp_path):
+    """As documented: unshifted sigmas (t + 1) / 1000 of the grid draw what our flow scheduler draws."""
+    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.scheduler import TDDFlowScheduler
+
+    export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
+    pipeline = stock(tiny_pipeline(family))
+    pipeline.load_lora_weights(tmp_path, weight_name="x.safetensors")
+    theirs = draw(pipeline, family, steps=4, sigmas=[1.0, 0.752, 0.5, 0.252])
+    pipeline.scheduler = TDDFlowScheduler.from_config(pipeline.scheduler.config)
+    assert np.abs(draw(pipeline, family, steps=4) - theirs).max() < 1e-4
+
+
+def test_neither_autoencoder_nor_text_encoders_are_held_while_training(trained, settings_for):
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+    from mmtoolkit.distill.train import set_up
+
+    def held():
+        gc.collect()
+        return sum(type(one) in (AutoencoderKL, CLIPTextModel) for one in gc.get_objects())
+
+    resolved = settings_for("sd15", f"data.path={trained('sd15') / 'cache'}")
+    before = held()
+    training = set_up(resolved.settings, None)
+    assert len(training.examples) == len(CAPTIONS)
+    assert held() == before
+
+
+def test_a_stopped_cache_continues_to_the_same_bits(settings_for, tmp_path, monkeypatch):
+    from mmtoolkit.distill import cache
+
+    monkeypatch.setattr(cache, "SHARD", 2)
+    settings = settings_for("sd15", "data.flip=true").settings
+    whole = cache.write_cache(settings, tmp_path / "whole")
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len([name for name in names if name.startswith("latents")]) == 3
+    assert whole.prompts == sorted(set(CAPTIONS))
+    cache.write_cache(settings, tmp_path / "cut")
+    for name in ("latents-00001.safetensors", "text-00001.safetensors", "empty.safetensors"):
+        (tmp_path / "cut" / name).unlink()
+    with pytest.raises(DataError, match=r"not finished \(3 files are missing"):
+        cache.open_cache(tmp_path / "cut")
+    cache.write_cache(settings, tmp_path / "cut")
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = torch.arange(5)
+    torch.manual_seed(1)
+    latents, condition = whole.batch(rows)
+    assert latents.shape == (5, 4, 8, 8)
+    assert torch.equal(condition["text"][0], condition["text"][2])
+    assert not torch.equal(condition["text"][0], condition["text"][1])
+
+
+def test_a_cache_of_something_else_is_refused(settings_for, tmp_path):
+    from mmtoolkit.distill.cache import open_cache, write_cache
+
+    settings = settings_for("sd15").settings
+    write_cache(settings, tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"another size \(16, now 32\)"):
+        write_cache(settings_for("sd15", "data.size=32").settings, tmp_path / "cache")
+    with pytest.raises(ConfigError, match="was made for sd15"):
+        open_cache(tmp_path / "cache", settings_for("sdxl").settings)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "x").write_text("x")
+    with pytest.raises(UsageError, match="not a cache"):
+        write_cache(settings, tmp_path / "file")
+
+
+def test_pictures_without_texts_are_conditioned_on_nothing(settings_for, tmp_path):
+    from mmtoolkit.distill.cache import write_cache
+
+    examples = write_cache(settings_for("sdxl", "data.condition=none").settings, tmp_path / "cache")
+    _, condition = examples.batch(torch.tensor([0, 1]))
+    assert not condition["text"].any()
+    assert not condition["pooled"].any()
+
+
+def test_latents_are_the_pictures(settings_for, tmp_path, pictures):
+    """A decoded cache row lies as near to its picture as the autoencoder's own round trip."""
+    from mmtoolkit.distill.cache import write_cache
+    from mmtoolkit.distill.data import fit_square
+    from mmtoolkit.distill.families import Autoencoder, Source
+
+    settings = settings_for("sd3").settings
+    examples = write_cache(settings, tmp_path / "cache")
+    latents, _ = examples.batch(torch.tensor([1]))
+    source = Source.open(settings.model.base, "sd3")
+    pixels = torch.from_numpy(fit_square(Image.open(pictures / "1.png"), 16).copy())
+    batch = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    vae = source.vae()
+    mean = (vae.encode(batch).latent_dist.mean - 0.06) * 1.5
+    spread = vae.encode(batch).latent_dist.std * 1.5
+    assert ((latents - mean).abs() < 6 * spread).all()
+    assert Autoencoder(source, 16).shape == (4, 8, 8)
