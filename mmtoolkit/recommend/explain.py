@@ -77,6 +77,7 @@ class Links:
         """Take the modalities and the thresholds of the model's run."""
         self.model = model
         self.neighbours = model.settings.graph.neighbours
+        self.modalities = list(modality_weights(model.data.modalities, model.settings.data.modalities))
         self.threshold = model.settings.graph.co_occurrence_threshold
         self._near: dict[tuple[str, int], frozenset[int]] = {}
 
@@ -87,20 +88,19 @@ class Links:
     @cached_property
     def _unit_features(self) -> dict[str, NDArray[np.float32]]:
         there = self.model.data.modalities
-        weights = modality_weights(there, self.model.settings.data.modalities)
         units = {}
-        for name in weights:
+        for name in self.modalities:
             features = there[name].features
             if features is not None and self.neighbours not in there[name].neighbours:
-                lengths = np.linalg.norm(features, axis=1, keepdims=True).astype(np.float32)
-                units[name] = features / np.where(lengths > 0, lengths, np.float32(1))
+                lengths = np.linalg.norm(features, axis=1, keepdims=True)
+                units[name] = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
         return units
 
     def between(self, item: int, other: int) -> tuple[list[str], int]:
         """Return the links of two items and the number of users who have both."""
         names = [
             name
-            for name in self.model.data.modalities
+            for name in self.modalities
             if item != other and (other in self.near(name, item) or item in self.near(name, other))
         ]
         shared = len(np.intersect1d(self._buyers(item), self._buyers(other), assume_unique=True))

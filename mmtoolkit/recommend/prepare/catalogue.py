@@ -119,7 +119,7 @@ def clean_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        value = [f"{key}: {inner}" for key, inner in value.items()]
+        value = [f"{key}: {clean_text(inner)}" for key, inner in value.items()]
     if isinstance(value, list | tuple):
         return ", ".join(part for part in map(clean_text, value) if part)
     return SPACE.sub(" ", html.unescape(TAG.sub(" ", str(value)))).strip()

@@ -1,0 +1,219 @@
+"""From a raw shop to a data set folder, through the command line."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmtoolkit.recommend.data import read_folder
+
+
+def test_a_shop_becomes_a_data_set(prepared):
+    data = read_folder(prepared)
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    assert (data.users, data.items) == (24, 18)
+    assert manifest["counts"]["read"] == {"users": 25, "items": 19, "interactions": 196}
+    assert manifest["counts"]["dropped"] == {
+        "low_rating": 0,
+        "repeated": 1,
+        "outside_core": 3,
+        "users_without_training": 0,
+        "catalogue_rows": 1,
+    }
+    assert manifest["counts"]["splits"] == {"train": 144, "validation": 24, "test": 24}
+    assert data.train.nnz == 144
+    assert manifest["columns"]["interactions"] == {
+        "user": "customer",
+        "item": "sku",
+        "rating": "stars",
+        "time": "date",
+    }
+    text, image = (manifest["modalities"][kind] for kind in ("text", "image"))
+    assert (text["items_encoded"], text["items_missing"], text["items_unreadable"]) == (17, 1, 0)
+    assert (image["items_encoded"], image["items_missing"], image["items_unreadable"]) == (15, 2, 1)
+    for name, told in manifest["files"].items():
+        assert told["sha256"] == hashlib.sha256((prepared / name).read_bytes()).hexdigest()
+    assert not list(prepared.glob(".*.partial"))
+
+
+def test_rows_ids_and_texts_belong_together(prepared):
+    data = read_folder(prepared)
+    ids = [line.split("\t") for line in (prepared / "i_id_mapping.csv").read_text().splitlines()[1:]]
+    items = [json.loads(line) for line in (prepared / "items.jsonl").read_text().splitlines()]
+    assert [name for name, _ in ids] == [one["item_id"] for one in items]
+    for number, one in enumerate(items):
+        assert bool(one["text"]) == bool(data.modalities["text"].features[number].any())
+        assert (one["image"] is not None and one["item_id"] != "p05") == bool(
+            data.modalities["image"].features[number].any()
+        )
+    sentence = next(one["text"] for one in items if one["text"])
+    assert "<b>" not in sentence
+    assert "so it is & will be" in sentence
+
+
+def test_the_same_raw_files_give_the_same_folder(prepared, arguments, mmtk, tmp_path):
+    again = tmp_path / "again" / "set"
+    assert mmtk(*arguments, "-o", again).exit_code == 0
+    for name in json.loads((prepared / "manifest.json").read_text())["files"]:
+        assert (again / name).read_bytes() == (prepared / name).read_bytes(), name
+    assert (again / "manifest.json").read_text() == (prepared / "manifest.json").read_text()
+
+
+def test_an_interrupted_preparation_resumes_to_the_same_bits(
+    prepared, arguments, mmtk, tmp_path, monkeypatch
+):
+    from mmtoolkit.recommend.prepare import encode
+
+    whole, calls = encode.ENCODERS["image"], []
+
+    def killed(encoder, paths):
+        calls.append(paths)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(encoder, paths)
+
+    half = tmp_path / "half" / "set"
+    monkeypatch.setitem(encode.ENCODERS, "image", killed)
+    assert mmtk(*arguments, "-o", half).exit_code == 130
+    assert (half / ".image.partial").stat().st_size == 2 * 4 * 8 * 4
+    assert not (half / "manifest.json").exists()
+    monkeypatch.setitem(encode.ENCODERS, "image", lambda e, p: calls.append(p) or whole(e, p))
+    result = mmtk("recommend", "prepare", "--resume", half, "--json", "-q")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"]["kept"]["items"] == 18
+    assert len(calls) == 3 + 2
+    for path in prepared.iterdir():
+        if path.name not in {"command.txt", "env.json", "run.log", "config.yaml"}:
+            assert (half / path.name).read_bytes() == path.read_bytes(), path.name
+    refused = mmtk("recommend", "prepare", "--resume", half)
+    assert refused.exit_code == 2
+    assert "already prepared" in refused.stderr
+
+
+def test_resume_refuses_other_settings_and_other_files(arguments, mmtk, tmp_path, monkeypatch, shop):
+    from mmtoolkit.recommend.prepare import write
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "set"
+    monkeypatch.setattr(write, "_encode", killed)
+    assert mmtk(*arguments, "-o", folder).exit_code == 130
+    result = mmtk("recommend", "prepare", "--resume", folder, "--split", "time")
+    assert result.exit_code == 2
+    assert "split.kind cannot change" in result.stderr
+    with (shop / "sales.csv").open("a") as stream:
+        stream.write("u00,p00,5,99\n")
+    result = mmtk("recommend", "prepare", "--resume", folder)
+    assert result.exit_code == 2
+    assert "changed since this was begun" in result.stderr
+    result = mmtk(*arguments, "-o", folder)
+    assert result.exit_code == 2
+    assert "already there and not empty" in result.stderr
+
+
+def test_resume_of_something_else(mmtk, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    result = mmtk("recommend", "prepare", "--resume", tmp_path)
+    assert result.exit_code == 2
+    assert "not a folder that prepare began" in result.stderr
+
+
+def test_dry_run_tells_sizes_and_writes_nothing(arguments, mmtk, tmp_path):
+    folder = tmp_path / "set"
+    result = mmtk(*arguments, "-o", folder, "-n", "--json")
+    facts = json.loads(result.stdout)
+    assert (facts["users_kept"], facts["texts"], facts["images"], facts["train"]) == (24, 17, 16, 144)
+    assert facts["column_item"] == "sku"
+    assert "users_kept" in mmtk(*arguments, "-o", folder, "-n").stdout
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["random", "leave-one-out", "time"])
+def test_every_kind_of_split(kind, arguments, mmtk, tmp_path):
+    result = mmtk(*arguments, "-o", tmp_path / "set", "--split", kind)
+    assert result.exit_code == 0, result.output
+    data = read_folder(tmp_path / "set")
+    rows = [line.split("\t") for line in (tmp_path / "set" / "set.inter").read_text().splitlines()]
+    assert rows[0] == ["userID", "itemID", "rating", "timestamp", "x_label"]
+    times = [[int(row[3]) for row in rows[1:] if row[4] == label] for label in "012"]
+    if kind == "time":
+        assert [len(part) for part in times] == [153, 19, 20]
+        assert max(times[0]) < min(times[1]) <= max(times[1]) < min(times[2])
+    else:
+        assert [data.split(name).nnz for name in ("train", "validation", "test")] == [144, 24, 24]
+    if kind == "leave-one-out":
+        assert (min(times[1]), min(times[2])) == (6000, 7000)
+
+
+def test_low_ratings_are_left_out(arguments, mmtk, tmp_path, shop):
+    options = ["--min-rating", "4", "--user-core", "3", "--item-core", "2"]
+    facts = json.loads(mmtk(*arguments, "-o", tmp_path / "set", "-n", "--json", *options).stdout)
+    low = [line for line in (shop / "sales.csv").read_text().splitlines() if line.split(",")[2] == "3"]
+    assert facts["dropped_low_rating"] == len(low) > 50
+
+
+def test_text_alone_and_a_settings_file(mmtk, tmp_path, shop, text_encoder):
+    file = tmp_path / "shop.yaml"
+    file.write_text(
+        f"interactions: {shop / 'sales.csv'}\nitems: {shop / 'products.csv'}\n"
+        f"text: {{encoder: {text_encoder}}}\ncolumns: {{text: [title]}}\n"
+    )
+    result = mmtk("recommend", "prepare", "-c", file, "-o", tmp_path / "set", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["modalities"]) == {"text"}
+    assert set(read_folder(tmp_path / "set").modalities) == {"text"}
+
+
+def test_pictures_can_be_named_by_a_column(arguments, mmtk, tmp_path, shop):
+    (shop / "photos" / "front").mkdir()
+    shutil.move(shop / "photos" / "p00.png", shop / "photos" / "front" / "cup.png")
+    with (shop / "products.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    files = ["file"] + ["front/cup.png" if row[0] == "p00" else "" for row in rows[1:]]
+    with (shop / "products.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([*row, file] for row, file in zip(rows, files, strict=True))
+    result = mmtk(*arguments, "-o", tmp_path / "set", "--image-column", "file", "-n", "--json")
+    assert json.loads(result.stdout)["images"] == 16
+
+
+def test_a_prepared_folder_trains_and_serves_the_shops_ids(prepared, mmtk, tmp_path):
+    run = tmp_path / "run"
+    small = [
+        "-c",
+        "tiny",
+        "-s",
+        "graph.neighbours=4",
+        "-s",
+        "evaluate.top_k=[5]",
+        "-s",
+        "train.monitor=recall@5",
+    ]
+    result = mmtk("recommend", "train", *small, "--data", prepared, "-o", run, "-q")
+    assert result.exit_code == 0, result.output
+    lists = mmtk("recommend", "predict", "--checkpoint", run, "--users", "u03", "--top-k", "3", "-q").stdout
+    rows = [line.split(",") for line in lists.splitlines()]
+    assert rows[0] == ["user", "rank", "item", "score"]
+    assert [row[0] for row in rows[1:]] == ["u03"] * 3
+    assert all(row[2].startswith("p") for row in rows[1:])
+
+
+def test_real_movies(mmtk, tmp_path):
+    """MMTK_DATA/recommend/ml1m, encoded with the packages that carry their weights, a few items of it."""
+    folder = Path(os.environ.get("MMTK_DATA", "")) / "recommend" / "ml1m"
+    if "MMTK_DATA" not in os.environ or not folder.is_dir():
+        pytest.skip("MMTK_DATA does not name a folder with recommend/ml1m")
+    result = mmtk(
+        *("recommend", "prepare", "--interactions", folder / "ml1m.inter", "--items", folder / "items.tsv"),
+        *("--images", folder / "posters", "--item-core", "2000", "-o", tmp_path / "set", "-q"),
+    )
+    assert result.exit_code == 0, result.output
+    data = read_folder(tmp_path / "set")
+    assert 20 < data.items < 60
+    ready = np.load(folder / "text_feat.npy").astype(np.float32)
+    assert data.modalities["text"].features.shape[1] == ready.shape[1]
