@@ -116,9 +116,9 @@ def judge_scaling(
     write_atomic(files[0], json.dumps(content, indent=2) + "\n")
     tables = markdown_table(*cost_table(costs)) + "\n" + markdown_table(*exponent_table(exponents))
     write_atomic(files[1], tables)
-    for axis in exponents:
+    for axis, fitted in exponents.items():
         path = folder / f"scaling_{axis}.png"
-        _draw(axis, axes[axis], exponents[axis], path)
+        _draw(axis, axes[axis], fitted, path)
         files.append(path)
     return costs, exponents, files
 
@@ -165,7 +165,8 @@ def exponent_table(exponents: dict[str, dict[str, float]]) -> tuple[list[str], l
 
 def _draw(axis: str, costs: Sequence[Cost], exponents: dict[str, float], path: Path) -> None:
     curves = {}
-    for stage in costs[0].seconds:
-        points = [(float(getattr(cost, axis)), max(1e-4, cost.seconds[stage]), 0.0) for cost in costs]
-        curves[f"{stage} (exponent {exponents[stage]:.2f})"] = points
+    for stage, exponent in exponents.items():
+        if stage != "memory":
+            points = [(float(getattr(cost, axis)), max(1e-4, cost.seconds[stage]), 0.0) for cost in costs]
+            curves[f"{stage} (exponent {exponent:.2f})"] = points
     plot_lines(curves, path, x=axis, y="seconds an epoch", title=f"Cost against {axis}", logarithmic=True)
