@@ -176,38 +176,36 @@ def run_member(member: Member) -> None:
     train(member.resolved.settings, run, resume=resume)
 
 
-def run_all(
-    work: Callable[[Task], None], tasks: Sequence[Task], jobs: int, *, done: int = 0, fresh: bool = False
-) -> None:
-    """Do tasks one after the other, or several at once in processes that share the threads.
+def run_all(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int, *, done: int = 0) -> None:
+    """Do tasks one after the other here, or several at once in processes that share the threads.
 
     Args:
         work: does one task; a function of a module.
         tasks: its arguments.
-        jobs: processes; 1 works in this one.
+        jobs: tasks at once; 1 works in this process.
         done: tasks that were finished before, for the progress bar.
-        fresh: give every task a process of its own, so that its peak memory can be told.
     """
     with progress_bar("members", done + len(tasks), done) as advance:
-        if jobs == 1 and not fresh:
+        if jobs == 1:
             for task in tasks:
                 work(task)
                 advance("")
             return
-        threads = max(1, torch.get_num_threads() // jobs)
-        pool = ProcessPoolExecutor(
-            jobs,
-            mp_context=get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(threads,),
-            max_tasks_per_child=1 if fresh else None,
-        )
+        pool = worker_pool(jobs)
         try:
             for future in as_completed([pool.submit(work, task) for task in tasks]):
                 future.result()
                 advance("")
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def worker_pool(jobs: int) -> ProcessPoolExecutor:
+    """Return fresh processes that share this one's threads."""
+    threads = max(1, torch.get_num_threads() // jobs)
+    return ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
+    )
 
 
 def _start_worker(threads: int) -> None:
