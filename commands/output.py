@@ -1,8 +1,10 @@
 """What commands print: data on stdout, everything else on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,6 +16,8 @@ def start_output(*, quiet: bool, verbose: bool) -> None:
     """Set up logging for a command."""
     from mmtoolkit.core.logging import setup_logging
 
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+        quiet, sys.stdout = True, Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     setup_logging(-1 if quiet else 1 if verbose else 0)
 
 

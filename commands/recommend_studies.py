@@ -14,6 +14,7 @@ from .recommend import Data, Split
 if TYPE_CHECKING:
     from mmtoolkit.core.config import Layer
     from mmtoolkit.recommend.study import Member
+    from mmtoolkit.recommend.tune import Space
 
 app = typer.Typer()
 study = typer.Typer(no_args_is_help=True, help="Train many runs and say what they show together.")
@@ -102,6 +103,14 @@ def _print_plan(command: str, members: "Sequence[Member]", *, as_json: bool) -> 
         return
     rows = [[m.label, str(m.path), "finished" if m.finished else "to train"] for m in members]
     print_table(f"{len(members)} members, {done} finished", ["member", "run", ""], rows)
+
+
+def _print_space(space: "Space", *, as_json: bool) -> None:
+    searched = {name: repr(values) for name, values in space.items()}
+    if as_json:
+        print_json("recommend tune", dry_run=True, space=searched)
+    else:
+        print_table("To search", ["setting", "values"], [[name, text] for name, text in searched.items()])
 
 
 @study.command("ablation", epilog="Example: mmtk recommend study ablation -c igdmrec --data baby -o ablation")
@@ -222,3 +231,48 @@ def scaling(
         return
     print_table("Seconds and memory of an epoch", *engine.cost_table(costs))
     print_table("Cost grows as size to the power of", *engine.exponent_table(exponents))
+
+
+@app.command("tune", epilog="Example: mmtk recommend tune -c freedom --data baby -o tuned --trials 30")
+def tune(
+    output: Folder,
+    config: Config = None,
+    assignments: Set = None,
+    data: Data = None,
+    device: Device = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=LOW:HIGH[:log]|a|b",
+            help="Search this setting instead of the usual ones; may be repeated.",
+            rich_help_panel=options.CONFIGURATION,
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Trials in all.", min=1, rich_help_panel=options.RUN)] = 30,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many.", min=0, rich_help_panel=options.RUN)
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Search for better settings on validation alone, and write them as a preset."""
+    start_output(quiet=quiet, verbose=verbose)
+    from mmtoolkit.recommend import tune as engine
+
+    base, changes = _base(config, assignments, data, device)
+    layers, wanted = [*base, *changes], search or []
+    if dry_run:
+        _print_space(engine.plan_tune(layers, wanted)[1], as_json=as_json)
+        return
+    found = engine.tune(layers, wanted, output, trials, minutes)
+    files = [str(file) for file in found.files]
+    if as_json:
+        metrics = {found.metric: found.best}
+        print_json("recommend tune", metrics=metrics, values=found.values, trials=found.trials, files=files)
+        return
+    rows = [[name, str(value)] for name, value in found.values.items()]
+    print_table(f"Validation {found.metric} {found.best:.4f}", ["setting", "best"], rows)
+    typer.echo(f"preset  {files[0]}")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mmtoolkit.core.plots import STYLE
 from mmtoolkit.core.run import write_atomic
-from mmtoolkit.recommend.compare import Comparison, Group
+from mmtoolkit.recommend.compare import Comparison
 
 Points = Sequence[tuple[float, float, float]]
 """x, y and half the height of the error bar."""
@@ -44,20 +44,18 @@ def comparison_table(
     largest = {m: max(g.mean[m] for g in comparison.groups) for m in comparison.metrics}
     rows = []
     for group in comparison.groups:
-        cells = [
-            bold(_cell(group, m)) if group.mean[m] == largest[m] else _cell(group, m)
-            for m in comparison.metrics
-        ]
+        cells = {m: with_deviation(group.mean[m], group.deviation[m]) for m in comparison.metrics}
+        marked = [bold(text) if group.mean[m] == largest[m] else text for m, text in cells.items()]
         difference, p_value = against.get(group.label, (0.0, 1.0))
         apart = [f"{difference:+.4f}", f"{p_value:.4f}"] if group.label in against else ["", ""]
-        rows.append([escape(group.label), str(len(group.runs)), *cells, *apart])
+        rows.append([escape(group.label), str(len(group.runs)), *marked, *apart])
     name = "to best" if reference == comparison.groups[0].label else f"to {escape(reference)}"
     return ["model", "runs", *comparison.metrics, name, "p"], rows
 
 
-def _cell(group: Group, metric: str) -> str:
-    deviation = group.deviation[metric]
-    return f"{group.mean[metric]:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+def with_deviation(mean: float, deviation: float | None) -> str:
+    """Write `mean ± deviation`, or the mean alone where there is but one run."""
+    return f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,10 +12,11 @@ import torch
 
 from mmtoolkit.core.device import peak_memory
 from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.config import DataSettings, RecommendSettings
 from mmtoolkit.recommend.pictures import markdown_table, plot_lines
-from mmtoolkit.recommend.study import run_all
+from mmtoolkit.recommend.study import worker_pool
 from mmtoolkit.recommend.synthetic import make_large
 from mmtoolkit.recommend.train import set_up, train_epoch
 
@@ -27,7 +28,6 @@ MEASURED_EPOCHS = 3
 class Size:
     """One size to measure and the file for what is found."""
 
-    axis: str
     users: int
     items: int
     settings: str
@@ -39,13 +39,11 @@ class Cost:
     """What an epoch costs at one size.
 
     Attributes:
-        axis: what grows, `items` or `users`.
         users: number of users; likewise `items`.
         seconds: of an epoch by stage, and in `epoch` of all of it.
         memory: peak of the process above what it held before the data, in bytes.
     """
 
-    axis: str
     users: int
     items: int
     seconds: dict[str, float]
@@ -57,9 +55,8 @@ def plan_scaling(
 ) -> list[Size]:
     """Let the items grow at the first number of users, and the users at the first number of items."""
     text = settings.model_copy(update={"data": DataSettings()}).model_dump_json()
-    sizes = [("items", users[0], n) for n in items] + [("users", n, items[0]) for n in users]
-    place = folder / "members"
-    return [Size(axis, u, i, text, place / f"{axis}-{i}x{u}.json") for axis, u, i in sizes]
+    sizes = [(users[0], n) for n in items] + [(n, items[0]) for n in users[1:]]
+    return [Size(u, i, text, folder / "members" / f"{u}-users-{i}-items.json") for u, i in sizes]
 
 
 def run_scaling(sizes: Sequence[Size]) -> None:
@@ -76,7 +73,12 @@ def run_scaling(sizes: Sequence[Size]) -> None:
                     f"--output: {size.path} was measured with other settings; name another folder"
                 )
     todo = [size for size in sizes if not size.path.is_file()]
-    run_all(measure, todo, 1, done=len(sizes) - len(todo), fresh=True)
+    with progress_bar("sizes", len(sizes), len(sizes) - len(todo)) as advance:
+        for size in todo:
+            # a process of its own, because a process only ever tells the peak of all it did
+            with worker_pool(1) as pool:
+                pool.submit(measure, size).result()
+            advance("")
 
 
 def measure(size: Size) -> None:
@@ -94,7 +96,7 @@ def measure(size: Size) -> None:
     }
     peak = peak_memory(training.loop.device)
     memory = peak - before if training.loop.device.type == "cpu" else peak
-    cost = Cost(size.axis, size.users, size.items, seconds, memory)
+    cost = Cost(size.users, size.items, seconds, memory)
     size.path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = asdict(cost) | {"settings": json.loads(size.settings)}
     write_atomic(size.path, json.dumps(content, indent=2) + "\n")
@@ -109,7 +111,11 @@ def judge_scaling(
         The costs, the exponents by axis and stage, and the files.
     """
     costs = [_read(size.path) for size in sizes]
-    axes = {axis: [cost for cost in costs if cost.axis == axis] for axis in ("items", "users")}
+    first = costs[0]
+    axes = {
+        "items": [cost for cost in costs if cost.users == first.users],
+        "users": [cost for cost in costs if cost.items == first.items],
+    }
     exponents = {axis: fit_exponents(axis, some) for axis, some in axes.items() if len(some) > 1}
     files = [folder / "scaling.json", folder / "scaling.md"]
     content = {"costs": [asdict(cost) for cost in costs], "exponents": exponents}
@@ -145,7 +151,6 @@ def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
     stages = list(costs[0].seconds)
     rows = [
         [
-            cost.axis,
             f"{cost.items:,}",
             f"{cost.users:,}",
             *(f"{cost.seconds[stage]:.3f}" for stage in stages),
@@ -153,7 +158,7 @@ def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
         ]
         for cost in costs
     ]
-    return ["grows", "items", "users", *(f"{stage} s" for stage in stages), "MiB"], rows
+    return ["items", "users", *(f"{stage} s" for stage in stages), "MiB"], rows
 
 
 def exponent_table(exponents: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
@@ -165,7 +170,8 @@ def exponent_table(exponents: dict[str, dict[str, float]]) -> tuple[list[str], l
 
 def _draw(axis: str, costs: Sequence[Cost], exponents: dict[str, float], path: Path) -> None:
     curves = {}
-    for stage in costs[0].seconds:
-        points = [(float(getattr(cost, axis)), max(1e-4, cost.seconds[stage]), 0.0) for cost in costs]
-        curves[f"{stage} (exponent {exponents[stage]:.2f})"] = points
+    for stage, exponent in exponents.items():
+        if stage != "memory":
+            points = [(float(getattr(cost, axis)), max(1e-4, cost.seconds[stage]), 0.0) for cost in costs]
+            curves[f"{stage} (exponent {exponent:.2f})"] = points
     plot_lines(curves, path, x=axis, y="seconds an epoch", title=f"Cost against {axis}", logarithmic=True)

@@ -25,7 +25,7 @@ from mmtoolkit.core.run import RunDirectory, write_atomic
 from mmtoolkit.recommend.compare import Comparison, compare
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import load_data
-from mmtoolkit.recommend.pictures import markdown_table, plot_lines, write_comparison
+from mmtoolkit.recommend.pictures import markdown_table, plot_lines, with_deviation, write_comparison
 from mmtoolkit.recommend.train import train
 
 FULL = "full"
@@ -176,38 +176,36 @@ def run_member(member: Member) -> None:
     train(member.resolved.settings, run, resume=resume)
 
 
-def run_all(
-    work: Callable[[Task], None], tasks: Sequence[Task], jobs: int, *, done: int = 0, fresh: bool = False
-) -> None:
-    """Do tasks one after the other, or several at once in processes that share the threads.
+def run_all(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int, *, done: int = 0) -> None:
+    """Do tasks one after the other here, or several at once in processes that share the threads.
 
     Args:
         work: does one task; a function of a module.
         tasks: its arguments.
-        jobs: processes; 1 works in this one.
+        jobs: tasks at once; 1 works in this process.
         done: tasks that were finished before, for the progress bar.
-        fresh: give every task a process of its own, so that its peak memory can be told.
     """
     with progress_bar("members", done + len(tasks), done) as advance:
-        if jobs == 1 and not fresh:
+        if jobs == 1:
             for task in tasks:
                 work(task)
                 advance("")
             return
-        threads = max(1, torch.get_num_threads() // jobs)
-        pool = ProcessPoolExecutor(
-            jobs,
-            mp_context=get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(threads,),
-            max_tasks_per_child=1 if fresh else None,
-        )
+        pool = worker_pool(jobs)
         try:
             for future in as_completed([pool.submit(work, task) for task in tasks]):
                 future.result()
                 advance("")
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def worker_pool(jobs: int) -> ProcessPoolExecutor:
+    """Return fresh processes that share this one's threads."""
+    threads = max(1, torch.get_num_threads() // jobs)
+    return ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
+    )
 
 
 def _start_worker(threads: int) -> None:
@@ -232,7 +230,7 @@ class Degradation:
         spoilt: what was spoilt, see :data:`SPOILT`.
         amount: how much of it.
         mean: test metric, averaged over seeds.
-        deviation: over the seeds; 0 for one.
+        deviation: over the seeds; None for one.
         kept: mean as a share of the same model's on clean data.
     """
 
@@ -240,7 +238,7 @@ class Degradation:
     spoilt: str
     amount: float
     mean: float
-    deviation: float
+    deviation: float | None
     kept: float
 
 
@@ -272,7 +270,7 @@ def _degradations(scores: Mapping[str, Sequence[float]]) -> Iterator[Degradation
         model, _, spoilt = label.partition(" ")
         what, _, amount = spoilt.rpartition(" ")
         mean = float(np.mean(values))
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         kept = mean / max(1e-12, float(np.mean(scores[model])))
         yield Degradation(model, what or "nothing", float(amount or 0), mean, deviation, kept)
 
@@ -280,7 +278,7 @@ def _degradations(scores: Mapping[str, Sequence[float]]) -> Iterator[Degradation
 def robustness_table(rows: Sequence[Degradation], metric: str) -> tuple[list[str], list[list[str]]]:
     """Arrange the scores: a row for each model and amount."""
     cells = [
-        [row.model, row.spoilt, f"{row.amount:g}", f"{row.mean:.4f} ± {row.deviation:.4f}", f"{row.kept:.1%}"]
+        [row.model, row.spoilt, f"{row.amount:g}", with_deviation(row.mean, row.deviation), f"{row.kept:.1%}"]
         for row in rows
     ]
     return ["model", "spoilt", "amount", metric, "kept"], cells
@@ -291,7 +289,7 @@ def _draw(rows: Sequence[Degradation], what: str, metric: str, path: Path) -> No
     levels = {}
     for row in rows:
         if row.spoilt in (what, "nothing"):
-            curves.setdefault(row.model, []).append((row.amount, row.mean, row.deviation))
+            curves.setdefault(row.model, []).append((row.amount, row.mean, row.deviation or 0.0))
     for model in [name for name, points in curves.items() if len(points) == 1]:
         ((_, mean, deviation),) = curves.pop(model)
         levels[f"{model} (sees none)"] = (mean, deviation)

@@ -98,14 +98,15 @@ def train(
     training = set_up(settings, load_data(settings.data.path) if data is None else data)
     if resume:
         restore(training, run)
-    if not training.loop.workers.is_main:
+    workers = training.loop.workers
+    if not workers.is_main:
         fit(training, run)
-        return _finish(training, run)
+        return workers.agree(None)
     run.start()
     with run.logging():
         logger.info("%s", _describe(training))
         fit(training, run)
-        return _finish(training, run)
+        return workers.agree(_finish(training, run))
 
 
 def set_up(settings: RecommendSettings, data: RecommendData) -> Training:
@@ -124,7 +125,7 @@ def epochs(training: Training) -> Iterator[tuple[dict[str, Any], bool]]:
     """
     monitor = training.settings.train.monitor
     while not training.finished:
-        record = train_epoch(training)
+        record = training.loop.workers.agree(train_epoch(training))
         better = record[monitor] > training.best_score
         if better:
             training.best_epoch, training.best_score = training.loop.epoch, record[monitor]
@@ -239,7 +240,6 @@ def _finish(training: Training, run: RunDirectory) -> TrainResult:
     """Restore the best epoch, rank for validation and test once, and write what came out."""
     if not training.best_epoch:
         raise RunError("no epoch was trained; raise train.epochs")
-    training.loop.workers.wait()  # until the main process has written the best checkpoint
     path = find_checkpoint(run.checkpoints, BEST)
     training.learner.load_weights(load_checkpoint(path, state=False), path)
     settings, data, scorer = training.settings, training.data, training.learner.scorer()
@@ -251,11 +251,10 @@ def _finish(training: Training, run: RunDirectory) -> TrainResult:
         means(users["test"]),
         training.learner.purities(),
     )
-    if training.loop.workers.is_main:
-        for split, scores in users.items():
-            write_user_scores(run, split, scores)
-        run.write_results(asdict(result) | {"device": describe_device(training.loop.device)})
-        write_run_report(run, data, result)
+    for split, scores in users.items():
+        write_user_scores(run, split, scores)
+    run.write_results(asdict(result) | {"device": describe_device(training.loop.device)})
+    write_run_report(run, data, result)
     return result
 
 

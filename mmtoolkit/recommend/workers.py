@@ -6,7 +6,7 @@ the processes, so that many processes compute what one would, up to the order of
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from mmtoolkit.core.device import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ class Workers:
                 if weight.grad is not None:
                     weight.grad = self._accelerator.reduce(weight.grad, "sum")
 
-    def wait(self) -> None:
-        """Wait until every process is here."""
+    def agree(self, value: Value | None) -> Value:
+        """Return the first process's value in every process; the others may have None."""
+        values: list[Any] = [value]
         if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(values)
+        return cast("Value", values[0])
 
 
 ALONE = Workers()

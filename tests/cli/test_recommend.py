@@ -95,7 +95,7 @@ def test_a_table_and_the_report_end_a_run(mmtk, data_folder, tmp_path):
     [
         (["--users", "80"], "--users 80: no such user; ids run from 0 to 79"),
         (["--users", "bob"], "--users bob: neither a file nor a user id"),
-        (["-o", "x.parquet"], "name it .csv or .jsonl"),
+        (["-o", "x.txt"], "name it .csv, .jsonl or .parquet"),
         (["-o", "nowhere/x.csv"], "no folder nowhere"),
         (["--json"], "--json needs --output"),
         (["--data", "demo"], "other interactions"),

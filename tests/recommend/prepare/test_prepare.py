@@ -182,20 +182,18 @@ def test_pictures_can_be_named_by_a_column(arguments, mmtk, tmp_path, shop):
     assert json.loads(result.stdout)["images"] == 16
 
 
-def test_a_prepared_folder_trains_and_serves_the_shops_ids(prepared, mmtk, tmp_path):
-    run = tmp_path / "run"
-    small = [
-        "-c",
-        "tiny",
-        "-s",
-        "graph.neighbours=4",
-        "-s",
-        "evaluate.top_k=[5]",
-        "-s",
-        "train.monitor=recall@5",
-    ]
-    result = mmtk("recommend", "train", *small, "--data", prepared, "-o", run, "-q")
+def train(mmtk, folder):
+    """Train two small epochs on a prepared folder."""
+    run = folder.parent / "run"
+    small = ["graph.neighbours=4", "evaluate.top_k=[5]", "train.monitor=recall@5"]
+    settings = [part for change in small for part in ("-s", change)]
+    result = mmtk("recommend", "train", "-c", "tiny", *settings, "--data", folder, "-o", run, "-q")
     assert result.exit_code == 0, result.output
+    return run
+
+
+def test_a_prepared_folder_trains_and_serves_the_shops_ids(prepared, mmtk):
+    run = train(mmtk, prepared)
     lists = mmtk("recommend", "predict", "--checkpoint", run, "--users", "u03", "--top-k", "3", "-q").stdout
     rows = [line.split(",") for line in lists.splitlines()]
     assert rows[0] == ["user", "rank", "item", "score"]
@@ -217,3 +215,27 @@ def test_real_movies(mmtk, tmp_path):
     assert 20 < data.items < 60
     ready = np.load(folder / "text_feat.npy").astype(np.float32)
     assert data.modalities["text"].features.shape[1] == ready.shape[1]
+
+
+def test_new_items_are_encoded_as_the_data_set_was(prepared, mmtk, tmp_path, shop):
+    run = train(mmtk, prepared)
+    new = tmp_path / "new.csv"
+    new.write_text("sku,title,description,price\ntwin,red cup,,3\nother,blue plate,big,3\n")
+    arguments = ["recommend", "new-items", "--checkpoint", run, "--items", new, "-q"]
+    result = mmtk(*arguments, "--top-k", "2")
+    assert result.exit_code == 0, result.output
+    rows = [line.split(",") for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["item", "twin", "twin", "other", "other"]
+    shutil.copy(shop / "photos" / "p01.png", shop / "photos" / "twin.png")
+    shown = mmtk(*arguments, "--images", shop / "photos", "--neighbours").stdout
+    assert any(line.startswith("twin,") and ",p01," in line for line in shown.splitlines())
+
+
+def test_new_items_refuse_another_encoder(prepared, mmtk, shop):
+    run = train(mmtk, prepared)
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["modalities"]["text"]["sha256"] = "0"
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    result = mmtk("recommend", "new-items", "--checkpoint", run, "--items", shop / "products.csv")
+    assert result.exit_code == 2
+    assert "no longer the text encoder that the data set was made with" in result.stderr
