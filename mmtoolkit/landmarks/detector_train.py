@@ -64,13 +64,15 @@ def draw_scene(bank: FaceBank, side: int, rng: np.random.Generator) -> tuple[Ima
     unknown = np.zeros((side, side), bool)
     boxes: list[Boxes] = []
     taken: list[Boxes] = []
+    for _ in range(rng.integers(0, 3)):
+        _paste_decoy(picture, bank, rng)
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.2, 0.5, 0.2, 0.1])):
         number = int(rng.integers(len(bank.images)))
         placed = _place(bank, number, side, rng)
         if placed is None or any(_touch(placed[1], other) for other in taken):
             continue
         matrix, area, box = placed
-        _paste(picture, bank.images[number], matrix, area, rng)
+        _paste(picture, bank.images[number], matrix, area, box, rng)
         left, top, right, bottom = np.clip(np.round(area), 0, side).astype(int)
         unknown[top:bottom, left:right] = True
         taken.append(area)
@@ -118,16 +120,35 @@ def _touch(one: Boxes, other: Boxes) -> bool:
     return bool((np.minimum(one[2:], other[2:]) > np.maximum(one[:2], other[:2])).all())
 
 
-def _paste(picture: Image, image: Array, matrix: Array, area: Boxes, rng: np.random.Generator) -> None:
+def _paste_decoy(picture: Image, bank: FaceBank, rng: np.random.Generator) -> None:
+    """Paste a part of a scene, so that a pasted rectangle does not mean a face."""
+    side = len(picture)
+    scale = float(np.exp(rng.uniform(np.log(0.1), np.log(0.7))))
+    corner = rng.uniform(-0.1, 1 - 0.5 * scale, 2) * side
+    matrix = np.array([[scale, 0, corner[0]], [0, scale, corner[1]]]) * [side / STORED, side / STORED, 1]
+    area = np.concatenate([corner, corner + side * scale]).astype(np.float32)
+    patch = cv2.resize(_draw_scenery(bank, side, rng), (STORED, STORED), interpolation=cv2.INTER_AREA)
+    _paste(picture, patch, matrix, area, area, rng)
+
+
+def _paste(
+    picture: Image, image: Array, matrix: Array, area: Boxes, box: Boxes, rng: np.random.Generator
+) -> None:
+    """Paste a stored picture by its map: all of its `area`, or an oval around `box`, sharp or soft."""
     side = len(picture)
     scale = abs(matrix[0, 0])
     if scale < 0.5:  # average before shrinking, or thin lines would flicker
-        factor = 1 / scale
-        image = cv2.GaussianBlur(image, (0, 0), 0.4 * factor)
+        image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
     warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
     left, top, right, bottom = np.clip(np.round(area), 0, side).astype(int)
     mask: Array = np.zeros((side, side), np.float32)
     mask[top:bottom, left:right] = 1
+    if rng.random() < 0.35:
+        middle, reach = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * rng.uniform(0.6, 0.9)
+        oval = np.zeros((side, side), np.float32)
+        centre, axes = (int(middle[0]), int(middle[1])), (int(reach[0]) + 1, int(reach[1]) + 1)
+        cv2.ellipse(oval, centre, axes, 0, 0, 360, 1.0, -1)
+        mask *= oval
     if rng.random() < 0.5:
         mask = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(1, 1 + 0.05 * (right - left + 1))))
     blend = mask[..., None] * (warped.astype(np.float32) - picture)
