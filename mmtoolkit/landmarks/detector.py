@@ -1,4 +1,4 @@
-"""The face detector that ships: a centre heatmap at low resolution (after CenterNet, arXiv 1904.07850).
+"""The face detector that ships: a heatmap of face centres at low resolution (after arXiv 1904.07850).
 
 Its boxes lie midway between the box around the 106 points and the challenge's wider ones, so that either
 counts as found; :func:`widen` turns them into the challenge's, which the landmark networks are trained on.

@@ -175,42 +175,43 @@ def make_targets(boxes: Boxes, unknown: NDArray[np.bool_]) -> tuple[Array, Array
     """Return what the network should say of a picture.
 
     Returns:
-        Targets `(5, h, w)` in cells: a Gaussian around each centre, and the numbers of the nearest box;
-        and weights `(2, h, w)` of the heat and of the boxes.
+        Targets `(5, h, w)`: 1 around the middle of a face, and the numbers of its box in cells; and
+        weights `(2, h, w)` of the heat and of the boxes. Each face's middle weighs 1; the cells around
+        it may say what they like, and the surroundings of pasted faces, which nobody labelled, count less.
     """
     height, width = (side // STRIDE for side in unknown.shape)
     rows, columns = np.mgrid[:height, :width].astype(np.float32) + np.float32(0.5)
     targets = np.zeros((5, height, width), np.float32)
-    weights = np.ones((2, height, width), np.float32)
-    weights[0] -= 0.7 * cv2.resize(unknown.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    weights[1] = 0
+    weights = np.zeros((2, height, width), np.float32)
+    covered = cv2.resize(unknown.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    weights[0] = 1 - 0.7 * covered
+    offsets = []
     for box in boxes / STRIDE:
         centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        away = ((columns - centre[0]) / size[0]) ** 2 + ((rows - centre[1]) / size[1]) ** 2
-        heat = np.exp(-away / (2 * 0.09**2))
-        middle = np.unravel_index(away.argmin(), away.shape)
-        heat[middle] = 1
-        near = (away < 0.15**2) | (heat == 1)
-        targets[0] = np.maximum(targets[0], heat)
+        away = np.hypot((columns - centre[0]) / size[0], (rows - centre[1]) / size[1])
+        weights[0][away < 0.5] = 1
+        offsets.append((away, centre, size))
+    for away, _, _ in offsets:
+        weights[0][away < 0.3] = 0
+    for away, centre, size in offsets:
+        near = (away < 0.14) | (away == away.min())
+        targets[0][near] = 1
         targets[1][near], targets[2][near] = (centre[0] - columns)[near], (centre[1] - rows)[near]
         targets[3][near], targets[4][near] = np.log(size)
-        weights[0][away < 0.5] = 1
-        weights[1][near] = 1 / near.sum()
+        weights[:, near] = 1 / near.sum()
     return targets, weights
 
 
 def detector_loss(found: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Penalty-reduced focal loss (CenterNet, equation 1) and L1 of the boxes, per face."""
-    heat, wanted = found[:, 0], targets[:, 0]
+    """Focal loss of the heat (arXiv 1708.02002, exponent 2) and L1 of the boxes, per face."""
+    heat, face = found[:, 0], targets[:, 0]
     probability = heat.sigmoid()
-    peak = wanted == 1
-    missed = (1 - probability) ** 2 * F.logsigmoid(heat)
-    invented = (1 - wanted) ** 4 * probability**2 * F.logsigmoid(-heat)
-    focal = -(torch.where(peak, missed, invented) * weights[:, 0]).sum()
-    difference = (found[:, 1:] - targets[:, 1:]).abs()
+    missed = 2 * (1 - probability) ** 2 * F.logsigmoid(heat)
+    invented = probability**2 * F.logsigmoid(-heat)
+    focal = -(torch.where(face == 1, missed, invented) * weights[:, 0]).sum()
     scale = torch.cat([(-targets[:, 3:]).exp().clamp(max=1), torch.ones_like(targets[:, 3:])], dim=1) * 2
-    boxes = (difference * scale * weights[:, 1:]).sum()
-    return (focal + boxes) / peak.sum().clamp(min=1)
+    boxes = ((found[:, 1:] - targets[:, 1:]).abs() * scale * weights[:, 1:]).sum()
+    return (focal + boxes) / (face * weights[:, 1]).sum().clamp(min=1)
 
 
 def train_detector(
