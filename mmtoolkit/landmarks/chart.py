@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.plots import STYLE
-from mmtoolkit.landmarks.points import PARTS
+from mmtoolkit.landmarks.data.face import Face, enclosing_box
+from mmtoolkit.landmarks.points import PARTS, Points
 from mmtoolkit.landmarks.report import COLOURS
 from mmtoolkit.landmarks.synthetic import render_faces
 
@@ -24,9 +25,8 @@ def draw_chart(path: Path) -> None:
     """
     if path.suffix != ".png" or path.exists() or not path.parent.is_dir():
         raise UsageError(f"--output {path}: name a new .png file in a folder that is there")
-    small = list(render_faces(CANDIDATES, 96, seed=0))
-    best = min(range(CANDIDATES), key=lambda i: _turn(small[i].yaw, small[i].pitch, small[i].roll))
-    face = list(render_faces(best + 1, SIZE, seed=0))[best]
+    best = min(range(CANDIDATES), key=lambda seed: _unclear(next(render_faces(1, 64, seed))))
+    face = next(render_faces(1, SIZE, best))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 11), layout="constrained")
         axes = figure.subplots()
@@ -36,15 +36,34 @@ def draw_chart(path: Path) -> None:
             colour = [v / 255 * 0.75 for v in COLOURS[name]]
             places = face.points[indices]
             axes.scatter(places[:, 0], places[:, 1], s=14, color=colour, label=name.replace("_", " "))
-            for index, (x, y) in zip(indices, places, strict=True):
-                axes.annotate(str(index), (x, y), (2, 3), textcoords="offset points", fontsize=7)
+        for label, (x, y) in _labels(face.points):
+            axes.annotate(label, (x, y), (2, 3), textcoords="offset points", fontsize=7)
         low, high = face.points.min(0), face.points.max(0)
         margin = 0.06 * (high - low).max()
         axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(high[1] + margin, low[1] - margin))
         axes.set_axis_off()
-        axes.legend(frameon=False, loc="upper left", fontsize=9)
+        axes.legend(frameon=False, loc="lower left", fontsize=9)
         figure.savefig(path)
 
 
-def _turn(*angles: float | None) -> float:
-    return sum(abs(angle or 0.0) for angle in angles)
+def _unclear(face: Face) -> float:
+    """Rank faces: seen from the front, with open mouth and eyes, so that few points fall together."""
+    height = np.ptp(enclosing_box(face.points)[1::2])
+    mouth = face.points[102, 1] - face.points[98, 1]
+    turn = abs(face.yaw or 0) + abs(face.pitch or 0) + abs(face.roll or 0)
+    eyes = min(face.points[72, 1] - face.points[68, 1], face.points[81, 1] - face.points[77, 1])
+    return float(turn - 200 * min(mouth / height, 0.08) - 600 * min(eyes / height, 0.06))
+
+
+def _labels(points: Points) -> list[tuple[str, Points]]:
+    """Give points that fall together one label."""
+    near = 0.008 * float(np.ptp(points, axis=0).max())
+    labels: list[tuple[str, Points]] = []
+    for index, point in enumerate(points):
+        for number, (label, place) in enumerate(labels):
+            if np.linalg.norm(point - place) < near:
+                labels[number] = (f"{label}, {index}", place)
+                break
+        else:
+            labels.append((str(index), point))
+    return labels

@@ -1,12 +1,13 @@
 """Where the faces are: the shipped detector, or face-alignment's where their weights are here."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.landmarks.data.face import BOX_HEIGHT, BOX_SHIFT_Y, BOX_WIDTH, Boxes, Image
 
 Detector = Callable[[Image], Boxes]
@@ -59,10 +60,15 @@ def _small() -> Detector:
     from mmtoolkit.landmarks.detector import Detector as SmallDetector
     from mmtoolkit.landmarks.detector import widen
 
-    detector = SmallDetector()
+    # loaded on its first picture: sets that bring their boxes need no detector
+    load = cache(SmallDetector)
 
     def detect(image: Image) -> Boxes:
-        found = detector(image)
+        try:
+            found = load()(image)
+        except FileNotFoundError:
+            hint = "name another --detector, or give the boxes"
+            raise CheckpointError("no detector ships with this build", hint=hint) from None
         return np.concatenate([widen(found.boxes), found.scores[:, None]], axis=1).astype(np.float32)
 
     return detect

@@ -202,6 +202,7 @@ def read_video(source: Path | int, limit: int = 0) -> Iterator[tuple[float, Imag
     Raises:
         DataError: if it cannot be opened or holds no frame.
     """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below, once
     capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     try:
         rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
