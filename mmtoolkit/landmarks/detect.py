@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -83,8 +84,11 @@ def _of_face_alignment(name: str, device: str) -> Detector:
     except ImportError as error:
         raise UsageError(f"--detector {name}: {error}; pip install 'mmtoolkit[onnx]'") from None
 
+    lock = Lock()  # not all of them can be called from several threads
+
     def detect(image: Image) -> Boxes:
-        found = detector.detect_from_image(image)
+        with lock:
+            found = detector.detect_from_image(image)
         boxes = np.array([box[:5] for box in found], np.float32).reshape(-1, 5)
         return boxes_of_faces(boxes)
 
