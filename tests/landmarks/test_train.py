@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import BEST, find_checkpoint, load_checkpoint
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.load import load_landmarker
@@ -56,6 +56,22 @@ def test_other_faces_are_refused_on_resume(landmark_settings, tmp_path):
     other = landmark_settings(*SMALL, "data.rendered=16").settings
     with pytest.raises(CheckpointError, match="trained on other faces"):
         train(other, RunDirectory.open(run.path), resume=True)
+
+
+def test_a_run_may_start_from_another(landmark_settings, tmp_path):
+    first = run_of(tmp_path, landmark_settings(*SMALL), "first")
+    train(landmark_settings(*SMALL).settings, first)
+    changes = ["train.learning_rate=1e-12", "train.epochs=1", f"train.start={first.path}"]
+    second = run_of(tmp_path, landmark_settings(*SMALL, *changes), "second")
+    train(landmark_settings(*SMALL, *changes).settings, second)
+    one, two = (load_checkpoint(find_checkpoint(run.checkpoints, which)).model
+                for run, which in ((first, BEST), (second, "last")))  # fmt: skip
+    learnt = [name for name in one if "running" not in name and "tracked" not in name]
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in learnt)
+    other = landmark_settings(*SMALL, "model.stem=4", f"train.start={first.path}")
+    with pytest.raises(CheckpointError):
+        train(other.settings, run_of(tmp_path, other, "third"))
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.parametrize(
