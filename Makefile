@@ -4,7 +4,7 @@ VENV := .venv
 DATA ?= demo# data sets to measure on: make bench-recommend DATA="baby sports"
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean bench-recommend
+.PHONY: install demo test check bench-recommend bench-distill bench-landmarks clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,9 @@ bench-recommend: install
 		$(BIN)/python benchmarks/recommend_diffusion.py $$data && \
 		$(BIN)/python benchmarks/recommend_parts.py $$data || exit 1; \
 	done
+
+bench-landmarks: $(VENV)/.installed-onnx
+	$(BIN)/python benchmarks/landmarks.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -25,7 +25,7 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.device import describe_device, peak_memory, seed_everything
 from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import read_folder
+from mmtoolkit.recommend.data import load_data
 from mmtoolkit.recommend.diffusion import Schedule
 from mmtoolkit.recommend.graph import behaviour_graph, semantic_graph
 from mmtoolkit.recommend.igdmrec import Igdmrec
@@ -61,7 +61,7 @@ class PublishedNet(nn.Module):
 
 
 def published_epoch(settings: RecommendSettings, folder: str) -> dict[str, float]:
-    data, chosen = read_folder(Path(folder)), settings.diffusion
+    data, chosen = load_data(Path(folder)), settings.diffusion
     semantic = semantic_graph(data, settings.data, settings.graph.neighbours, CPU).toarray()
     behaviour = behaviour_graph(data.train, settings.graph).toarray()
     rows, conditions = torch.from_numpy(semantic), torch.from_numpy(behaviour)
@@ -94,7 +94,7 @@ def published_epoch(settings: RecommendSettings, folder: str) -> dict[str, float
 
 
 def linear_epoch(settings: RecommendSettings, folder: str) -> dict[str, float]:
-    model = Igdmrec(settings, read_folder(Path(folder)), CPU)
+    model = Igdmrec(settings, load_data(Path(folder)), CPU)
     assert model.net is not None
     loop = Loop(CPU, Workers.join(CPU)[0])
     model.train_diffusion(model.net, loop)

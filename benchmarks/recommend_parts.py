@@ -18,7 +18,7 @@ from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import RecommendData, read_folder
+from mmtoolkit.recommend.data import RecommendData, load_data
 from mmtoolkit.recommend.evaluate import score_users
 from mmtoolkit.recommend.graph import behaviour_graph
 from mmtoolkit.recommend.learner import Embeddings
@@ -79,7 +79,7 @@ def compare_evaluation(data: RecommendData, settings: RecommendSettings) -> None
 
 
 def main() -> None:
-    data = read_folder(Path(sys.argv[1]))
+    data = load_data(Path(sys.argv[1]))
     settings = resolve(RecommendSettings, [config_layer("recommend", "igdmrec")]).settings
     print(f"{environment()['cpu']}, {describe_device(CPU)}, {data.name}: {data.users:,} x {data.items:,}")
     compare_behaviour(data, settings)

@@ -409,7 +409,9 @@ def convert(
 
 @app.command("complete", epilog="Example: mmtk landmarks complete helen helen106 --model ict_facekit.npz")
 def complete(
-    source: Annotated[Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {DATA}")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {DATA}")
+    ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
     model: Annotated[
         Path, typer.Option(metavar="FILE", help="ICT-FaceKit light (.npz).", rich_help_panel=options.RUN)

@@ -146,6 +146,8 @@ class LossSettings(Settings):
 class TrainSettings(Settings):
     """The optimisation."""
 
+    start: Path | None = None
+    """Run or checkpoint whose weights to start from, of the same network; none: from nothing."""
     epochs: Count = 60
     """Epochs; the learning rate falls to zero along them."""
     stop_after: Number = 0
@@ -166,6 +168,12 @@ class TrainSettings(Settings):
     """Largest norm of the gradient."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; a better epoch is always kept."""
+
+    @field_validator("start")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """Let a run be resumed from another working folder."""
+        return value and value.absolute()
 
 
 class LandmarkSettings(Settings):

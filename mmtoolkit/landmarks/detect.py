@@ -1,12 +1,14 @@
 """Where the faces are: the shipped detector, or face-alignment's where their weights are here."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 
-from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.landmarks.data.face import BOX_HEIGHT, BOX_SHIFT_Y, BOX_WIDTH, Boxes, Image
 
 Detector = Callable[[Image], Boxes]
@@ -59,10 +61,15 @@ def _small() -> Detector:
     from mmtoolkit.landmarks.detector import Detector as SmallDetector
     from mmtoolkit.landmarks.detector import widen
 
-    detector = SmallDetector()
+    # loaded on its first picture: sets that bring their boxes need no detector
+    load = cache(SmallDetector)
 
     def detect(image: Image) -> Boxes:
-        found = detector(image)
+        try:
+            found = load()(image)
+        except FileNotFoundError:
+            hint = "name another --detector, or give the boxes"
+            raise CheckpointError("no detector ships with this build", hint=hint) from None
         return np.concatenate([widen(found.boxes), found.scores[:, None]], axis=1).astype(np.float32)
 
     return detect
@@ -77,8 +84,11 @@ def _of_face_alignment(name: str, device: str) -> Detector:
     except ImportError as error:
         raise UsageError(f"--detector {name}: {error}; pip install 'mmtoolkit[onnx]'") from None
 
+    lock = Lock()  # not all of them can be called from several threads
+
     def detect(image: Image) -> Boxes:
-        found = detector.detect_from_image(image)
+        with lock:
+            found = detector.detect_from_image(image)
         boxes = np.array([box[:5] for box in found], np.float32).reshape(-1, 5)
         return boxes_of_faces(boxes)
 

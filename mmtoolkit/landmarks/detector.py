@@ -1,4 +1,4 @@
-"""The face detector that ships: a centre heatmap at low resolution (after CenterNet, arXiv 1904.07850).
+"""The face detector that ships: a heatmap of face centres at low resolution (after arXiv 1904.07850).
 
 Its boxes lie midway between the box around the 106 points and the challenge's wider ones, so that either
 counts as found; :func:`widen` turns them into the challenge's, which the landmark networks are trained on.
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmtoolkit.landmarks.data.face import (
     BOX_HEIGHT,
+    BOX_SHIFT_X,
     BOX_SHIFT_Y,
     BOX_WIDTH,
     Boxes,
@@ -28,25 +29,27 @@ STRIDE = 8
 SIDE = 256
 """Longer side of the picture that the network sees, in pixels."""
 WEIGHTS = "detector.safetensors"
-_WIDTH, _HEIGHT, _LIFT = (1 + BOX_WIDTH[0]) / 2, (1 + BOX_HEIGHT[0]) / 2, BOX_SHIFT_Y[0] / 2
+_OFFICIAL = np.array([BOX_WIDTH[0], BOX_HEIGHT[0]], np.float32)
+_MIDWAY = (1 + _OFFICIAL) / 2
+_SHIFT = np.array([BOX_SHIFT_X[0], BOX_SHIFT_Y[0]], np.float32)
 
 
 def detector_box(points: Points) -> Boxes:
     """Return the box `(4,)` that the detector should give for a face with these points `(n, 2)`."""
-    box: Boxes = _resize(enclosing_box(points)[None], _WIDTH, _HEIGHT, _LIFT)[0]
+    box: Boxes = _resize(enclosing_box(points)[None], _MIDWAY, _SHIFT / 2)[0]
     return box
 
 
 def widen(boxes: Boxes) -> Boxes:
     """Widen the detector's boxes `(n, 4)` as the challenge's are on average."""
-    shift = (BOX_SHIFT_Y[0] - _LIFT) / _HEIGHT
-    return _resize(boxes, BOX_WIDTH[0] / _WIDTH, BOX_HEIGHT[0] / _HEIGHT, shift)
+    return _resize(boxes, _OFFICIAL / _MIDWAY, _SHIFT / 2 / _MIDWAY)
 
 
-def _resize(boxes: Boxes, width: float, height: float, lift: float) -> Boxes:
+def _resize(boxes: Boxes, factor: Boxes, shift: Boxes) -> Boxes:
+    """Scale boxes `(n, 4)` about their centres and move them, by shares of width and height `(2,)`."""
     size = boxes[:, 2:] - boxes[:, :2]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + size * np.array([0, lift], np.float32)
-    half = size * np.array([width, height], np.float32) / 2
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + size * shift
+    half = size * factor / 2
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
 

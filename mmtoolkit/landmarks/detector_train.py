@@ -64,13 +64,15 @@ def draw_scene(bank: FaceBank, side: int, rng: np.random.Generator) -> tuple[Ima
     unknown = np.zeros((side, side), bool)
     boxes: list[Boxes] = []
     taken: list[Boxes] = []
+    for _ in range(rng.integers(0, 3)):
+        _paste_decoy(picture, bank, rng)
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.2, 0.5, 0.2, 0.1])):
         number = int(rng.integers(len(bank.images)))
         placed = _place(bank, number, side, rng)
         if placed is None or any(_touch(placed[1], other) for other in taken):
             continue
         matrix, area, box = placed
-        _paste(picture, bank.images[number], matrix, area, rng)
+        _paste(picture, bank.images[number], matrix, area, box, rng)
         left, top, right, bottom = np.clip(np.round(area), 0, side).astype(int)
         unknown[top:bottom, left:right] = True
         taken.append(area)
@@ -118,16 +120,35 @@ def _touch(one: Boxes, other: Boxes) -> bool:
     return bool((np.minimum(one[2:], other[2:]) > np.maximum(one[:2], other[:2])).all())
 
 
-def _paste(picture: Image, image: Array, matrix: Array, area: Boxes, rng: np.random.Generator) -> None:
+def _paste_decoy(picture: Image, bank: FaceBank, rng: np.random.Generator) -> None:
+    """Paste a part of a scene, so that a pasted rectangle does not mean a face."""
+    side = len(picture)
+    scale = float(np.exp(rng.uniform(np.log(0.1), np.log(0.7))))
+    corner = rng.uniform(-0.1, 1 - 0.5 * scale, 2) * side
+    matrix = np.array([[scale, 0, corner[0]], [0, scale, corner[1]]]) * [side / STORED, side / STORED, 1]
+    area = np.concatenate([corner, corner + side * scale]).astype(np.float32)
+    patch = cv2.resize(_draw_scenery(bank, side, rng), (STORED, STORED), interpolation=cv2.INTER_AREA)
+    _paste(picture, patch, matrix, area, area, rng)
+
+
+def _paste(
+    picture: Image, image: Array, matrix: Array, area: Boxes, box: Boxes, rng: np.random.Generator
+) -> None:
+    """Paste a stored picture by its map: all of its `area`, or an oval around `box`, sharp or soft."""
     side = len(picture)
     scale = abs(matrix[0, 0])
     if scale < 0.5:  # average before shrinking, or thin lines would flicker
-        factor = 1 / scale
-        image = cv2.GaussianBlur(image, (0, 0), 0.4 * factor)
+        image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
     warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
     left, top, right, bottom = np.clip(np.round(area), 0, side).astype(int)
     mask: Array = np.zeros((side, side), np.float32)
     mask[top:bottom, left:right] = 1
+    if rng.random() < 0.35:
+        middle, reach = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * rng.uniform(0.6, 0.9)
+        oval = np.zeros((side, side), np.float32)
+        centre, axes = (int(middle[0]), int(middle[1])), (int(reach[0]) + 1, int(reach[1]) + 1)
+        cv2.ellipse(oval, centre, axes, 0, 0, 360, 1.0, -1)
+        mask *= oval
     if rng.random() < 0.5:
         mask = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(1, 1 + 0.05 * (right - left + 1))))
     blend = mask[..., None] * (warped.astype(np.float32) - picture)
@@ -154,42 +175,43 @@ def make_targets(boxes: Boxes, unknown: NDArray[np.bool_]) -> tuple[Array, Array
     """Return what the network should say of a picture.
 
     Returns:
-        Targets `(5, h, w)` in cells: a Gaussian around each centre, and the numbers of the nearest box;
-        and weights `(2, h, w)` of the heat and of the boxes.
+        Targets `(5, h, w)`: 1 around the middle of a face, and the numbers of its box in cells; and
+        weights `(2, h, w)` of the heat and of the boxes. Each face's middle weighs 1; the cells around
+        it may say what they like, and the surroundings of pasted faces, which nobody labelled, count less.
     """
     height, width = (side // STRIDE for side in unknown.shape)
     rows, columns = np.mgrid[:height, :width].astype(np.float32) + np.float32(0.5)
     targets = np.zeros((5, height, width), np.float32)
-    weights = np.ones((2, height, width), np.float32)
-    weights[0] -= 0.7 * cv2.resize(unknown.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    weights[1] = 0
+    weights = np.zeros((2, height, width), np.float32)
+    covered = cv2.resize(unknown.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    weights[0] = 1 - 0.7 * covered
+    offsets = []
     for box in boxes / STRIDE:
         centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        away = ((columns - centre[0]) / size[0]) ** 2 + ((rows - centre[1]) / size[1]) ** 2
-        heat = np.exp(-away / (2 * 0.09**2))
-        middle = np.unravel_index(away.argmin(), away.shape)
-        heat[middle] = 1
-        near = (away < 0.15**2) | (heat == 1)
-        targets[0] = np.maximum(targets[0], heat)
+        away = np.hypot((columns - centre[0]) / size[0], (rows - centre[1]) / size[1])
+        weights[0][away < 0.5] = 1
+        offsets.append((away, centre, size))
+    for away, _, _ in offsets:
+        weights[0][away < 0.3] = 0
+    for away, centre, size in offsets:
+        near = (away < 0.14) | (away == away.min())
+        targets[0][near] = 1
         targets[1][near], targets[2][near] = (centre[0] - columns)[near], (centre[1] - rows)[near]
         targets[3][near], targets[4][near] = np.log(size)
-        weights[0][away < 0.5] = 1
-        weights[1][near] = 1 / near.sum()
+        weights[:, near] = 1 / near.sum()
     return targets, weights
 
 
 def detector_loss(found: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Penalty-reduced focal loss (CenterNet, equation 1) and L1 of the boxes, per face."""
-    heat, wanted = found[:, 0], targets[:, 0]
+    """Focal loss of the heat (arXiv 1708.02002, exponent 2) and L1 of the boxes, per face."""
+    heat, face = found[:, 0], targets[:, 0]
     probability = heat.sigmoid()
-    peak = wanted == 1
-    missed = (1 - probability) ** 2 * F.logsigmoid(heat)
-    invented = (1 - wanted) ** 4 * probability**2 * F.logsigmoid(-heat)
-    focal = -(torch.where(peak, missed, invented) * weights[:, 0]).sum()
-    difference = (found[:, 1:] - targets[:, 1:]).abs()
+    missed = 2 * (1 - probability) ** 2 * F.logsigmoid(heat)
+    invented = probability**2 * F.logsigmoid(-heat)
+    focal = -(torch.where(face == 1, missed, invented) * weights[:, 0]).sum()
     scale = torch.cat([(-targets[:, 3:]).exp().clamp(max=1), torch.ones_like(targets[:, 3:])], dim=1) * 2
-    boxes = (difference * scale * weights[:, 1:]).sum()
-    return (focal + boxes) / peak.sum().clamp(min=1)
+    boxes = ((found[:, 1:] - targets[:, 1:]).abs() * scale * weights[:, 1:]).sum()
+    return (focal + boxes) / (face * weights[:, 1]).sum().clamp(min=1)
 
 
 def train_detector(

@@ -72,7 +72,7 @@ def summarise(errors: Values, alpha: float = ALPHA) -> dict[str, float]:
     full = np.where(np.isnan(errors), np.inf, errors)
     return {
         "nme": float(there.mean()) if len(there) else float("nan"),
-        "auc": float(1 - np.minimum(full, alpha).mean() / alpha),
+        "auc": max(0.0, float(1 - np.minimum(full, alpha).mean() / alpha)),
         "failure_rate": float((full >= alpha).mean()),
         "faces": len(errors),
         "missing": len(errors) - len(there),

@@ -56,7 +56,7 @@ class IctModel:
         landmarks: `(68,)` vertex numbers of the iBUG points.
         contour: `(33 * PLACES)` places that the JD contour's points may take.
         extra: JD points that iBUG lacks, by number.
-        irises: vertex numbers of the left and the right iris in the image.
+        irises: vertex numbers of the left and the right pupil in the image.
     """
 
     neutral: Array
@@ -101,7 +101,7 @@ def _build(arrays: dict[str, Array]) -> IctModel:
     quads, material = arrays["quads"], arrays["material"]
     landmarks = arrays["landmarks68"].astype(np.int64)
     face = _triangles(quads[material == names.index("M_Face")])
-    irises = [np.unique(quads[material == names.index(f"M_Iris{side}")]) for side in ("Right", "Left")]
+    irises = [_front(neutral, quads[material == names.index(f"M_Iris{side}")]) for side in ("Right", "Left")]
     return IctModel(
         neutral,
         np.concatenate([arrays["identity"], arrays["expression"]]).astype(np.float32) * down,
@@ -110,8 +110,16 @@ def _build(arrays: dict[str, Array]) -> IctModel:
         landmarks,
         _contour_anchors(neutral, face, neutral[landmarks[:17]]),
         _extra_anchors(neutral, face, neutral[landmarks]),
-        (irises[0][irises[0] >= 0], irises[1][irises[1] >= 0]),
+        (irises[0], irises[1]),
     )
+
+
+def _front(neutral: Array, quads: Array) -> Array:
+    """Return the vertices of a part that lie foremost, within 1 mm."""
+    vertices = np.unique(quads[quads >= 0])
+    depth = neutral[vertices, 2]
+    front: Array = vertices[depth > depth.max() - 0.1]
+    return front
 
 
 def _triangles(quads: Array) -> NDArray[np.int32]:

@@ -26,11 +26,13 @@ class Completed:
 
     Attributes:
         points: `(106, 2)` pixels.
+        depths: `(106,)` in pixels on the fitted head, nearer is larger.
         confidence: `(106,)` in [0, 1]; 1 where a human labelled the point or its neighbours.
         fit: the head, and `warp` what moves its projection onto the human points.
     """
 
     points: Array
+    depths: Array
     confidence: Array
     fit: Fit
     warp: RBFInterpolator
@@ -47,7 +49,7 @@ def complete_points(model: IctModel, image: Image, human: Array) -> Completed:
     fit = fit_head(model, human)
     known = _twins()
     twins, mask = known(human)
-    drawn = project_points(model, fit)
+    drawn, depths = np.split(project_points(model, fit), [2], axis=1)
     warp = fit_warp(drawn[mask], twins[mask], fit)
     points = warp(drawn).astype(np.float32)
     points[mask] = twins[mask]
@@ -56,7 +58,7 @@ def complete_points(model: IctModel, image: Image, human: Array) -> Completed:
     for pupil in LIDS:
         points[pupil], confidence[pupil] = find_pupil(image, points[LIDS[pupil]])
         points[CENTRES[pupil]], confidence[CENTRES[pupil]] = points[pupil], confidence[pupil]
-    return Completed(points, confidence, fit, warp)
+    return Completed(points, depths[:, 0], confidence, fit, warp)
 
 
 @cache
@@ -65,17 +67,20 @@ def _twins() -> Conversion:
 
 
 def project_points(model: IctModel, fit: Fit) -> Array:
-    """Return the head's own 106 points `(106, 2)` on the photograph, the contour on its silhouette."""
+    """Return the head's own 106 points `(106, 3)` on the photograph, with depths.
+
+    The contour lies on the silhouette; its depth is that of the jaw line.
+    """
     mesh = model.mesh(fit.coefficients)
-    shown = fit.project(mesh)[:, :2]
-    points, _ = _twins()(shown[model.landmarks])
-    strips = fit.project(model.contour.of(mesh))[:, :2].reshape(33, PLACES, 2)
-    points[:33] = visible_contour(strips)
+    shown = fit.project(mesh)
+    points = _twins().matrix @ shown[model.landmarks]
+    strips = fit.project(model.contour.of(mesh)).reshape(33, PLACES, 3)
+    points[:33] = np.concatenate([visible_contour(strips[..., :2]), strips[:, 0, 2:]], axis=1)
     for number, anchor in model.extra.items():
-        points[number] = fit.project(anchor.of(mesh))[0, :2]
+        points[number] = fit.project(anchor.of(mesh))[0]
     for number, iris in zip(LIDS, model.irises, strict=True):
         points[number] = points[CENTRES[number]] = shown[iris].mean(axis=0)
-    return points
+    return points.astype(np.float32)
 
 
 def fit_warp(drawn: Array, labelled: Array, fit: Fit) -> RBFInterpolator:

@@ -128,7 +128,7 @@ def simcc_divergence(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         `(n, points)`.
     """
-    entropy = torch.special.entr(target).sum(-1)
+    entropy: Tensor = torch.special.entr(target).sum(-1)
     crossed: Tensor = -(target * F.log_softmax(logits, dim=-1)).sum(-1)
     return crossed - entropy
 

@@ -1,7 +1,7 @@
 """Locate the points of every face in pictures, folders, videos and from a camera.
 
-Pictures of a folder are read ahead in threads while the network works on the ones before, a few at a
-time, so that memory does not grow with their number.
+Pictures of a folder go through several threads, a few at a time in each: while one thread decodes, another
+is in the network. Only the blocks in work are in memory, however many pictures there are.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import torch
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import text
@@ -151,7 +152,7 @@ def predict_pictures(
         detector: for pictures without a box; None if all have one.
         passes: see :func:`find_faces`.
         batch_size: pictures whose faces go through the network at once.
-        workers: threads that read and detect ahead.
+        workers: threads, each of which reads, detects and locates whole blocks.
 
     Raises:
         DataError: if a file is no picture.
@@ -166,20 +167,23 @@ def predict_pictures(
             raise UsageError(f"{picture.path}: no .rect file gives its box; choose a --detector")
         return picture.name, image, detector(image)
 
-    ready = read_ahead(prepare, pictures, workers, ahead=batch_size + workers)
-    while block := list(itertools.islice(ready, batch_size)):
-        names, images, boxes = zip(*block, strict=True)
-        for name, image, faces in zip(
-            names, images, find_faces(landmarker, images, boxes, passes), strict=True
-        ):
-            yield Prediction(name, image, faces)
+    def locate(block: Sequence[Picture]) -> list[Prediction]:
+        names, images, boxes = zip(*map(prepare, block), strict=True)
+        found = find_faces(landmarker, images, boxes, passes)
+        return [Prediction(*one) for one in zip(names, images, found, strict=True)]
+
+    blocks = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+    for predictions in read_ahead(locate, blocks, workers, ahead=workers + 1):
+        yield from predictions
 
 
 def read_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
     """Apply `work` to items in threads, at most `ahead` of them before they are asked for; in order."""
-    with ThreadPoolExecutor(workers) as pool:
+    # the workers share the cores already: torch's own threads on top of them would only get in the way
+    start = None if workers == 1 else lambda: torch.set_num_threads(1)
+    with ThreadPoolExecutor(workers, initializer=start) as pool:
         rest = iter(items)
         waiting = [pool.submit(work, item) for item in itertools.islice(rest, ahead)]
         try:
@@ -202,6 +206,7 @@ def read_video(source: Path | int, limit: int = 0) -> Iterator[tuple[float, Imag
     Raises:
         DataError: if it cannot be opened or holds no frame.
     """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below, once
     capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     try:
         rate = capture.get(cv2.CAP_PROP_FPS) or 30.0

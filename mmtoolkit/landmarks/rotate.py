@@ -16,6 +16,7 @@ from mmtoolkit.landmarks.labels import Completed
 from mmtoolkit.landmarks.render import Array, rasterise, rotation_matrix, visible_contour
 
 CELLS = 160
+OPENINGS = ([*range(66, 75)], [*range(75, 84)], [*range(96, 104)])  # eyes with their centres, mouth
 _SLOPE = 0.35  # by how much the scene recedes for each pixel beside the head
 
 
@@ -26,7 +27,7 @@ class Relief:
     Attributes:
         image: `(height, width, 3)` RGB.
         depth: `(height, width)` in pixels, nearer is larger.
-        points: `(106, 2)` of the face in it.
+        points: `(106, 3)` of the face in it, with depths.
         strips: `(33, places, 3)` where its contour's points may lie, in pixels and depth.
         pivot: `(3,)` about which it turns, inside the head.
     """
@@ -53,9 +54,8 @@ class Relief:
         drawn, depth = rasterise(turned(vertices), triangles, vertices[:, :2], height, width)
         picture = cv2.remap(self.image, drawn[..., 0], drawn[..., 1], cv2.INTER_LINEAR)
         picture[~np.isfinite(depth)] = 0
-        columns, rows = np.clip(np.round(self.points).astype(int), 0, (width - 1, height - 1)).T
-        points = turned(np.column_stack([self.points, self.depth[rows, columns]]))[:, :2]
-        by_hand = self.points[:33] - visible_contour(self.strips[..., :2])
+        points = turned(self.points)[:, :2]
+        by_hand = self.points[:33, :2] - visible_contour(self.strips[..., :2])
         points[:33] = visible_contour(turned(self.strips)[..., :2]) + by_hand
         return picture.astype(np.uint8), points
 
@@ -65,11 +65,15 @@ def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
     mesh = model.mesh(face.fit.coefficients)
     shown = face.fit.project(mesh)
     shown[:, :2] = face.warp(shown[:, :2])
+    points = np.column_stack([face.points, face.depths])
+    depth = depth_relief(shown, model.skin, *image.shape[:2])
+    for ring in OPENINGS:
+        _close_opening(depth, points[ring])
     inside = float(np.median(shown[model.landmarks, 2])) - 6 * face.fit.scale
     return Relief(
         image,
-        depth_relief(shown, model.skin, *image.shape[:2]),
-        face.points,
+        depth,
+        points,
         model.contour.of(shown).reshape(33, PLACES, 3),
         np.array([*face.points.mean(axis=0), inside], np.float32),
     )
@@ -90,6 +94,23 @@ def depth_relief(shown: Array, triangles: NDArray[np.int32], height: int, width:
     smooth = cv2.GaussianBlur(relief, (0, 0), 0.02 * max(height, width))
     share = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), 0.01 * max(height, width))
     return relief * share + smooth * (1 - share)
+
+
+def _close_opening(depth: Array, ring: Array) -> None:
+    """Give the pixels between lids or lips the depths of the points `(n, 3)` around them, in place.
+
+    The skin has holes there, through which the inside of the head would be seen.
+    """
+    hull = cv2.convexHull(ring[:, :2].astype(np.float32))
+    canvas = np.zeros(depth.shape, np.uint8)
+    cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), 1)
+    reach = max(3, round(0.12 * float(np.ptp(ring[:, 0]))))
+    canvas = cv2.dilate(canvas, np.ones((reach, reach), np.uint8))
+    rows, columns = np.nonzero(canvas)
+    if len(rows):
+        away = np.hypot(columns[:, None] - ring[:, 0], rows[:, None] - ring[:, 1])
+        shares = 1 / (away + 1) ** 2
+        depth[rows, columns] = (shares * ring[:, 2]).sum(axis=1) / shares.sum(axis=1)
 
 
 def _grid(depth: Array) -> tuple[Array, NDArray[np.int32]]:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from mmtoolkit.landmarks.config import DataSettings, LandmarkSettings, LossSetti
 from mmtoolkit.landmarks.data import Annotation, Face, read_annotations
 from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes
 from mmtoolkit.landmarks.evaluate import Evaluation, evaluate
+from mmtoolkit.landmarks.load import load_weights
 from mmtoolkit.landmarks.losses import (
     POINT_LOSSES,
     adaptive_wing,
@@ -171,6 +173,8 @@ def set_up(settings: LandmarkSettings) -> Training:
     validation = validation_faces(settings, held_out)
     seed_everything(settings.seed)
     model = make_model(settings.model)
+    if settings.train.start:
+        start_from(model, settings.train.start)
     if accelerator.num_processes > 1:
         share_norms(model)
     model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,6 +182,16 @@ def set_up(settings: LandmarkSettings) -> Training:
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     return Training(settings, accelerator, crops, validation, model, wrapped, optimizer, average)
+
+
+def start_from(model: nn.Module, source: Path) -> None:
+    """Put the weights of a run or checkpoint into a new network.
+
+    Raises:
+        CheckpointError: if there are none, or they are another network's.
+    """
+    _, weights, _ = load_weights(source)
+    model.load_state_dict(matching_weights(weights, model.state_dict(), source))
 
 
 def _make_optimizer(model: nn.Module, settings: LandmarkSettings) -> torch.optim.Optimizer:

@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmtoolkit.core.config import config_layer, resolve, set_layers
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.landmarks.config import LandmarkSettings
+from mmtoolkit.landmarks.data import official_box, write_jd
+from mmtoolkit.landmarks.synthetic import render_faces
+
+
+@pytest.fixture(scope="session")
+def faces():
+    """A dozen rendered faces of 96 pixels, with average boxes."""
+    return [replace(face, box=official_box(face.points)) for face in render_faces(12, 96, seed=5)]
+
+
+@pytest.fixture(scope="session")
+def jd_folder(faces, tmp_path_factory):
+    """The same as a JD data set."""
+    folder = tmp_path_factory.mktemp("jd") / "set"
+    write_jd(folder, faces)
+    return folder
+
+
+@pytest.fixture
+def landmark_settings():
+    def make(*changes):
+        layers = [config_layer("landmarks", "tiny"), *set_layers(["device=cpu", *changes])]
+        return resolve(LandmarkSettings, layers)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(jd_folder, tmp_path_factory):
+    """A network that has learnt a dozen faces by heart."""
+    from mmtoolkit.landmarks.train import train
+
+    changes = [
+        "device=cpu",
+        f"data.path={jd_folder}",
+        f"data.validation={jd_folder}",
+        "data.rendered=0",
+        "train.epochs=30",
+        "train.batch_size=12",
+        "train.faces_per_epoch=96",
+        "train.learning_rate=0.01",
+        "train.ema=0.9",
+        "train.checkpoint_every=30",
+        *(f"augment.{name}=0" for name in ("rotation", "flip", "occlusion", "box_jitter", "colour", "grey")),
+        *(f"augment.{name}=0" for name in ("blur", "low_resolution", "noise")),
+    ]
+    resolved = resolve(LandmarkSettings, [config_layer("landmarks", "tiny"), *set_layers(changes)])
+    run = RunDirectory.new(tmp_path_factory.mktemp("run") / "overfit", resolved.to_yaml())
+    return run.path, train(resolved.settings, run)
+
+
+@pytest.fixture
+def shape():
+    """A plausible face: 106 points, about 100 pixels wide."""
+    rng = np.random.default_rng(0)
+    return (rng.uniform(0, 100, (106, 2)) + 50).astype(np.float32)
