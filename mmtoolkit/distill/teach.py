@@ -91,7 +91,9 @@ def teach(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
     teaching = set_up(settings)
     if resume:
         restore(teaching, run)
-    run.start()
+    if teaching.accelerator.is_main_process:
+        run.start()
+    teaching.accelerator.wait_for_everyone()
     with run.logging():
         count = sum(value.numel() for value in teaching.denoiser.model.parameters())
         data = f"{len(teaching.examples):,} pictures, {len(teaching.denoiser.spec.words)} words"

@@ -108,9 +108,9 @@ def test_training_reaches_the_fixed_point(rule, window):
     means = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     points = Points(means, Levels.flow(1.0), "flow")
     optimizer = torch.optim.Adam([points.student], 0.05)
-    for seed in range(250):
+    for seed in range(500):
         for group in optimizer.param_groups:
-            group["lr"] = 0.05 * (1 - seed / 250)
+            group["lr"] = 0.05 * (1 - seed / 500)
         optimizer.zero_grad()
         points_loss(points, rule, window, seed).backward()
         optimizer.step()
