@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check bench-distill clean
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,14 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-distill: install
+	$(BIN)/python benchmarks/distill_sampler.py
+	$(BIN)/python benchmarks/distill_targets.py
+	$(BIN)/python benchmarks/distill_step.py
+	$(BIN)/python benchmarks/distill_memory.py
+	$(BIN)/python benchmarks/distill_mixture.py
+	$(BIN)/mmtk distill compare -c shapes -o runs/bench-distill
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
