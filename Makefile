@@ -29,6 +29,14 @@ bench-recommend: install
 bench-landmarks: $(VENV)/.installed-onnx
 	$(BIN)/python benchmarks/landmarks.py
 
+bench-distill: install
+	$(BIN)/python benchmarks/distill_sampler.py
+	$(BIN)/python benchmarks/distill_targets.py
+	$(BIN)/python benchmarks/distill_step.py
+	$(BIN)/python benchmarks/distill_memory.py
+	$(BIN)/python benchmarks/distill_mixture.py
+	$(BIN)/mmtk distill compare -c shapes -o runs/bench-distill
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 

@@ -207,9 +207,11 @@ def _sample_latent(
 ) -> Samples:
     from mmtoolkit.distill.export import FACTS, open_student, student_network
 
+    path = Path(checkpoint)
+    if not path.exists() and not _HUB_ID.fullmatch(checkpoint):
+        raise CheckpointError(f"{checkpoint}: no such run or file, and not a hub id")
     if not texts:
         raise UsageError("say what to draw with --prompt or --prompts")
-    path = Path(checkpoint)
     local = path if path.exists() else fetch_lora(checkpoint)
     student = open_student(local, base, family, layout)
     known = student.facts or json.loads(_metadata(local).get(FACTS, "{}"))
@@ -265,10 +267,8 @@ def fetch_lora(name: str) -> Path:
     """Download a LoRA from the hub: `owner/name`, or `owner/name/file.safetensors`.
 
     Raises:
-        CheckpointError: if the name is no hub id, or the hub has no such file.
+        CheckpointError: if the hub has no such file.
     """
-    if not _HUB_ID.fullmatch(name):
-        raise CheckpointError(f"{name}: no such run or file, and not a hub id")
     from huggingface_hub import hf_hub_download, list_repo_files
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

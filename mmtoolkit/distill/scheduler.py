@@ -189,6 +189,8 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 class TDDScheduler(_FewStepScheduler):
     """Sampler for variance-preserving students: SD 1.5, SDXL and pixel models.
 
+    Its defaults are those of Diffusers' other schedulers, as `from_config` leaves out what is default there.
+
     Args:
         num_train_timesteps: T of the base model.
         beta_start: first beta.
@@ -212,9 +214,9 @@ class TDDScheduler(_FewStepScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
-        beta_start: float = 0.00085,
-        beta_end: float = 0.012,
-        beta_schedule: str = "scaled_linear",
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
         trained_betas: list[float] | None = None,
         prediction_type: str = "epsilon",
         rescale_betas_zero_snr: bool = False,

@@ -69,8 +69,10 @@ class Targets:
         tau = self.candidates[n, place]
         if not self.eta:
             return tau
-        eta = torch.where(uniform[1] < self.eta_zero, 0.0, self.eta * uniform[2])
-        return ((1 - eta) * tau).floor().long()
+        eta = self.eta * uniform[2]
+        if self.eta_zero:
+            eta *= uniform[1] >= self.eta_zero
+        return ((1 - eta) * tau).long()
 
 
 def pool(settings: TargetSettings) -> list[int]:

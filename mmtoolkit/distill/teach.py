@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = 32
 GRID_ROWS = 16
+LARGEST_WEIGHT = 5.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def teach(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
     teaching = set_up(settings)
     if resume:
         restore(teaching, run)
-    run.start()
+    if teaching.accelerator.is_main_process:
+        run.start()
+    teaching.accelerator.wait_for_everyone()
     with run.logging():
         count = sum(value.numel() for value in teaching.denoiser.model.parameters())
         data = f"{len(teaching.examples):,} pictures, {len(teaching.denoiser.spec.words)} words"
@@ -116,7 +119,7 @@ def set_up(settings: DistillSettings) -> Teaching:
     denoiser = PixelDenoiser(PixelNetwork(spec), spec, accelerator.device)
     parameters = denoiser.trainable()
     optimizer = torch.optim.AdamW(
-        parameters.values(), settings.teach.learning_rate, weight_decay=0.0, fused=True
+        parameters.values(), settings.teach.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
     )
     average = Average(parameters, settings.teach.ema)
     denoiser.network = accelerator.prepare_model(denoiser.network)
@@ -152,7 +155,8 @@ def train_step(teaching: Teaching) -> tuple[float, float]:
     """Learn from one batch; returns the loss over all processes and the gradient's norm.
 
     The loss is the mean squared error of the network's own kind of output (Ho et al., arXiv 2006.11239,
-    eq. 14; Salimans and Ho, arXiv 2202.00512, for v), at a uniform timestep.
+    eq. 14; Salimans and Ho, arXiv 2202.00512, for v), at a uniform timestep; for `sample` it is weighted
+    with the signal-to-noise ratio cut to [1, 5], so that details count.
     """
     settings, denoiser = teaching.settings.teach, teaching.denoiser
     rows = batch_rows(len(teaching.examples), settings.batch_size, teaching.settings.seed, teaching.step)
@@ -188,7 +192,10 @@ def _loss(teaching: Teaching, clean: Tensor, condition: Condition, part: slice) 
     with autocast(device, teaching.settings.precision):
         output = denoiser.predict(alpha * clean + sigma * noise, t, condition)
     wanted = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - sigma * clean}
-    return (output.float() - wanted[denoiser.prediction]).square().mean()
+    error = (output.float() - wanted[denoiser.prediction]).square()
+    if denoiser.prediction == "sample":
+        error = error * (alpha / sigma).square().clamp(1, LARGEST_WEIGHT)
+    return error.mean()
 
 
 @torch.no_grad()

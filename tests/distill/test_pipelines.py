@@ -362,3 +362,73 @@ def test_latents_are_the_pictures(settings_for, tmp_path, pictures):
     spread = vae.encode(batch).latent_dist.std * 1.5
     assert ((latents - mean).abs() < 6 * spread).all()
     assert Autoencoder(source, 16).shape == (4, 8, 8)
+
+
+def test_cache_and_export_through_the_command_line(
+    mmtk, settings_for, trained, tmp_path, tiny_pipeline, pictures
+):
+    asked = [
+        "-s",
+        "model.family=sd15",
+        "--base",
+        tiny_pipeline("sd15"),
+        "--data",
+        pictures,
+        "--device",
+        "cpu",
+    ]
+    asked += ["-o", tmp_path / "cache", "-q"]
+    facts = json.loads(mmtk("distill", "cache", *asked, "-n", "--json").stdout)
+    assert (facts["pictures"], facts["prompts"], facts["size"], facts["latents"]) == (5, 4, 16, "4 x 8 x 8")
+    assert not (tmp_path / "cache").exists()
+    assert "5 pictures, 4 prompts" in mmtk("distill", "cache", *asked).stdout
+    printed = json.loads(mmtk("distill", "cache", *asked, "--json").stdout)
+    assert printed == {
+        "command": "distill cache",
+        "pictures": 5,
+        "prompts": 4,
+        "files": [str(tmp_path / "cache")],
+    }
+    run, target = trained("sd15"), tmp_path / "lora.safetensors"
+    given = ["--checkpoint", run, "--format", "kohya", "-o", target, "-q"]
+    assert "max error" in mmtk("distill", "export", *given).stdout
+    again = mmtk("distill", "export", *given)
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 1)
+    base = ["--base", tiny_pipeline("sd15"), "--family", "sd15"]
+    other = tmp_path / "other.safetensors"
+    shown = mmtk("distill", "export", "--checkpoint", target, *base, "-o", other, "--json", "-q")
+    assert json.loads(shown.stdout)["files"] == [str(other)]
+    assert json.loads(shown.stdout)["metrics"]["max_error"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--base", "nowhere/at/all"], "no such folder or file, and not a hub id"),
+        (["--data", "nowhere"], "no such file or folder"),
+        ([], "model.base: name the sd15 checkpoint"),
+    ],
+)
+def test_bad_cache_arguments_are_one_line(changes, message, mmtk, tmp_path, pictures, tiny_pipeline):
+    data = [] if "--data" in changes else ["--data", pictures]
+    base = ["--base", tiny_pipeline("sd15")] if "--data" in changes else []
+    asked = ["-s", "model.family=sd15", *data, *base, *changes, "-o", tmp_path / "cache"]
+    result = mmtk("distill", "cache", *asked)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("error: ") == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_unreadable_pictures_are_named(mmtk, tmp_path, tiny_pipeline):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+    (folder / "a.txt").write_text("a dog")
+    asked = ["-s", "model.family=sd15", "--base", tiny_pipeline("sd15"), "--data", folder, "-q"]
+    result = mmtk("distill", "cache", *asked, "-o", tmp_path / "cache")
+    assert result.exit_code == 2
+    assert "a.png" in result.stderr
+    (folder / "a.txt").unlink()
+    result = mmtk("distill", "cache", *asked, "-o", tmp_path / "other", "-s", "data.condition=caption")
+    assert "has no caption a.txt" in result.stderr

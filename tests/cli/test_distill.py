@@ -1,0 +1,199 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmtoolkit.distill.shapes import make_shapes
+
+
+def opened(path):
+    """Return a picture's pixels, size and the settings in it."""
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int), image.size, json.loads(image.text["mmtk"])
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    images, captions = make_shapes(16, seed=1)
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, images=images, captions=np.array(captions))
+    return path
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A TorchScript of six numbers a picture."""
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 8, stride=8), torch.nn.AdaptiveAvgPool2d(1))
+    path = tmp_path_factory.mktemp("features") / "six.pt"
+    torch.jit.trace(network, torch.zeros(2, 3, 32, 32)).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(npz, tmp_path_factory):
+    """A teacher and a student, made through the command line."""
+    from mmtoolkit.commands.app import app
+    from typer.testing import CliRunner
+
+    folder = tmp_path_factory.mktemp("runs")
+    printed = {}
+    for command, more in (("teach", []), ("train", ["--base", folder / "teach"])):
+        arguments = [
+            "distill",
+            command,
+            "-c",
+            "tiny",
+            "--data",
+            npz,
+            "-o",
+            folder / command,
+            "--json",
+            "-q",
+            *more,
+        ]
+        result = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json", "-q"])
+        assert result.exit_code == 0, result.output
+        printed[command] = json.loads(result.stdout)
+    return folder, printed
+
+
+def test_teach_and_train_say_what_they_made(runs):
+    folder, printed = runs
+    assert printed["teach"]["steps"] == 4
+    assert (folder / "teach" / "teacher.safetensors").is_file()
+    assert printed["train"]["command"] == "distill train"
+    assert printed["train"]["metrics"]["loss"] > 0
+    assert (folder / "train" / "report.html").is_file()
+
+
+def test_sample_writes_pictures_with_their_settings(runs, mmtk, tmp_path):
+    folder, _ = runs
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("two small red stars on black\n\n")
+    arguments = ["distill", "sample", "--checkpoint", folder / "train", "--prompts", prompts, "--seed", "3"]
+    arguments += ["--prompt", "a large blue circle at the top on white", "--eta", "0.3", "--guidance", "4"]
+    result = mmtk(
+        *arguments, "--steps", "5", "--schedule", "non_equidistant", "-o", tmp_path / "x", "--json", "-q"
+    )
+    assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)["files"]
+    assert [name.rsplit("/", 1)[1] for name in files] == ["grid.png", "0000.png", "0001.png"]
+    _, size, facts = opened(files[1])
+    assert facts["text"] == "a large blue circle at the top on white"
+    assert (facts["steps"], facts["eta"], facts["guidance"], facts["seed"]) == (5, 0.3, 4, 3)
+    assert size == (32, 32)
+    one = mmtk(*arguments, "--count", "1", "-o", tmp_path / "y", "-q", "--no-grid")
+    assert one.exit_code == 0
+    assert [p.name for p in (tmp_path / "y").iterdir()] == ["0000.png"]
+
+
+def test_a_seed_draws_the_same_picture_whatever_the_count(runs, mmtk, tmp_path):
+    folder, _ = runs
+    text = "a large blue circle at the top on white"
+    for count in (1, 3):
+        arguments = ["--prompt", text, "--count", count, "-o", tmp_path / str(count), "-q"]
+        assert mmtk("distill", "sample", "--checkpoint", folder / "train", *arguments).exit_code == 0
+    first, again = (opened(tmp_path / str(c) / "0000.png")[0] for c in (1, 3))
+    assert abs(first - again).max() <= 1
+
+
+def test_eval_measures_every_cell(runs, features, mmtk):
+    folder, _ = runs
+    small = [
+        "-s",
+        f"evaluate.features={features}",
+        "-s",
+        "evaluate.samples=12",
+        "-s",
+        "evaluate.steps=[1,4]",
+        "-s",
+        "evaluate.eta=[0.3]",
+    ]
+    arguments = ["distill", "eval", "--checkpoint", folder / "train", *small, "-q"]
+    found = json.loads(mmtk(*arguments, "--json").stdout)["metrics"]
+    for name in ("fid", "kid", "fid_data", "precision", "recall", "trajectory_error", "seconds_picture"):
+        assert f"{name}@4,eta=0.3,guidance=2" in found
+    assert "teacher,fid_data@guidance=4" in found
+    refused = mmtk("distill", "eval", "--checkpoint", folder / "train", "-s", "train.steps=9")
+    assert refused.exit_code == 2
+    assert "only evaluate.* can change" in refused.stderr
+    refused = mmtk(*arguments[:-1], "-s", "evaluate.features=nowhere.pt")
+    assert refused.exit_code == 2
+    assert "nowhere.pt: no such file" in refused.stderr
+
+
+def test_compare_trains_all_rules_and_continues(runs, npz, features, mmtk, tmp_path):
+    folder, _ = runs
+    small = [
+        "-s",
+        f"evaluate.features={features}",
+        "-s",
+        "evaluate.samples=8",
+        "-s",
+        "evaluate.steps=[1,2]",
+        "-s",
+        "evaluate.eta=[0]",
+        "-q",
+    ]
+    arguments = ["distill", "compare", "-c", "tiny", "--data", npz, "--base", folder / "teach", *small]
+    arguments += ["--rule", "tdd", "--rule", "lcm", "-o", tmp_path / "c", "--json"]
+    result = mmtk(*arguments)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout)["metrics"]
+    assert {"tdd,fid@2,eta=0,guidance=2", "lcm,trajectory_error@1,eta=0,guidance=4"} <= set(metrics)
+    for name in ("report.html", "tables.md", "tdd-s0.png", "plots/fid.png"):
+        assert (tmp_path / "c" / name).is_file(), name
+    before = (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes()
+    again = mmtk(
+        "distill", "compare", "--resume", tmp_path / "c", "--rule", "tdd", "--rule", "lcm", "--json", "-q"
+    )
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["metrics"]["tdd,fid@2,eta=0,guidance=2"] == pytest.approx(
+        metrics["tdd,fid@2,eta=0,guidance=2"]
+    )
+    assert (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes() == before
+    refused = mmtk("distill", "compare", "-c", "tiny", "--rule", "dmd", "-o", tmp_path / "d")
+    assert refused.exit_code == 2
+    assert "no rule 'dmd'" in refused.stderr
+
+
+def test_dry_run_writes_nothing(runs, npz, mmtk, tmp_path):
+    folder, _ = runs
+    for command, more in (("teach", []), ("train", ["--base", folder / "teach"])):
+        result = mmtk(
+            "distill", command, "-c", "tiny", "--data", npz, *more, "-o", tmp_path / "x", "-n", "--json"
+        )
+        assert json.loads(result.stdout)["steps"] == 4
+        assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--prompt", "a red hexagon"], "never read 'hexagon'"),
+        (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: cannot be read"),
+        (["--steps", "300", "--prompt", "a red star"], "knows 250 at most"),
+        (["--checkpoint", "nowhere"], "nowhere: no such run or file"),
+        (["--base", "nowhere", "--prompt", "a red star"], "nowhere: no such teacher"),
+    ],
+)
+def test_bad_sample_arguments(runs, mmtk, arguments, expected, tmp_path):
+    folder, _ = runs
+    checkpoint = [] if "--checkpoint" in arguments else ["--checkpoint", folder / "train"]
+    result = mmtk("distill", "sample", *checkpoint, *arguments, "-o", tmp_path / "x", "-q")
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("preset", ["shapes", "tiny"])
+def test_presets_load(preset):
+    from mmtoolkit.core.config import config_layer, resolve
+    from mmtoolkit.distill.config import DistillSettings
+
+    resolve(DistillSettings, [config_layer("distill", preset)])

@@ -1,0 +1,221 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmtoolkit.core.config import config_layer, resolve, set_layers
+from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, UsageError
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.loop import Average, batch_rows, cooldown, warmup
+from mmtoolkit.distill.pixel import PixelSpec, load_pixel, load_pixel_student, read_pixel
+from mmtoolkit.distill.shapes import make_shapes
+from mmtoolkit.distill.teach import teach
+from mmtoolkit.distill.train import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    images, captions = make_shapes(24, seed=1)
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, images=images, captions=np.array(captions))
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(npz, tmp_path_factory):
+    """Run `teach` or `train` with the tiny preset and some changes; returns the folder of the run."""
+
+    def run(kind, *changes, path=None, resume=False):
+        path = path or tmp_path_factory.mktemp("runs") / "run"
+        layers = [config_layer("distill", "tiny"), *set_layers([f"data.path={npz}", *changes])]
+        resolved = resolve(DistillSettings, layers)
+        directory = RunDirectory.open(path) if resume else RunDirectory.new(path, resolved.to_yaml())
+        kind(resolved.settings, directory, resume=resume)
+        return path
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def teacher(make):
+    return make(teach)
+
+
+def weights(run, name="model.safetensors"):
+    return load_file(run / "checkpoints" / "last" / name)
+
+
+def state(run):
+    return torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_teacher_is_written_and_read(teacher):
+    denoiser = load_pixel(str(teacher), CPU)
+    file = read_pixel(str(teacher / "teacher.safetensors"), "teacher")
+    stored = weights(teacher)
+    for name, value in denoiser.model.state_dict().items():
+        assert torch.equal(value, stored[name])
+        torch.testing.assert_close(file.weights[name], value, atol=1e-3, rtol=1e-3)
+    assert denoiser.spec.kind == "caption"
+    assert json.loads((teacher / "results.json").read_text())["steps"] == 4
+
+
+def test_a_resumed_teacher_has_the_same_bits(make):
+    half = make(teach, "teach.steps=2", "teach.cooldown=0")
+    whole = make(teach, "teach.cooldown=0")
+    make(teach, "teach.cooldown=0", path=half, resume=True)
+    assert same(weights(whole), weights(half))
+    assert same(state(whole)["weights"], state(half)["weights"])
+
+
+@pytest.mark.parametrize("change", ["model.adapter=lora", "model.adapter=full", "targets.rule=lcm"])
+def test_a_resumed_student_has_the_same_bits(change, teacher, make):
+    base = f"model.base={teacher}"
+    whole = make(train, base, change)
+    half = make(train, base, change, "train.steps=2")
+    make(train, base, change, path=half, resume=True)
+    assert same(weights(whole), weights(half))
+    assert same(state(whole)["weights"], state(half)["weights"])
+    lines = [json.loads(line)["step"] for line in (half / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [2, 4]
+
+
+def test_accumulated_parts_are_the_whole_batch(teacher, make):
+    base = f"model.base={teacher}"
+    whole, parts = make(train, base), make(train, base, "train.accumulation=4")
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_two_processes_compute_what_one_does(teacher, make, npz, tmp_path):
+    whole = make(train, f"model.base={teacher}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
+    command += [
+        "-m",
+        "mmtoolkit",
+        "distill",
+        "train",
+        "-c",
+        "tiny",
+        "--data",
+        npz,
+        "-s",
+        f"model.base={teacher}",
+    ]
+    done = subprocess.run(
+        [*command, "--device", "cpu", "-o", tmp_path / "two"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_the_student_is_what_was_saved(teacher, make):
+    run = make(train, f"model.base={teacher}", "targets.guidance=2", "train.sample_every=4")
+    denoiser, targets = load_pixel_student(str(run), None, CPU)
+    assert targets.guidance == 2
+    stored = weights(run)
+    assert same({k: v.data for k, v in denoiser.trainable().items()}, stored)
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([999, 500])
+    condition = {"tokens": denoiser.spec.tokens(["a large red circle on the left on white"] * 2)}
+    with torch.no_grad():
+        student = denoiser.predict(x, t, condition)
+        with denoiser.teacher():
+            frozen = denoiser.predict(x, t, condition)
+        base = load_pixel(str(teacher), CPU).predict(x, t, condition)
+    assert torch.equal(frozen, base)
+    assert not torch.equal(student, frozen)
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["gaps"]) == {"gap@2", "gap@4", "gap@8"}
+    assert (run / "samples" / "000004.png").is_file()
+    assert (run / "report.html").is_file()
+
+
+def test_all_weights_can_train(teacher, make):
+    run = make(train, f"model.base={teacher}", "model.adapter=full", "train.ema=0")
+    denoiser, _ = load_pixel_student(str(run), None, CPU)
+    assert same(weights(run), state(run)["weights"])
+    assert not any(name.startswith("text.") for name in denoiser.trainable())
+
+
+def test_learning_lowers_the_loss(make):
+    changes = ["teach.batch_size=16", "teach.learning_rate=0.01", "network.prediction=sample"]
+    run = make(teach, "teach.steps=40", *changes)
+    lines = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1] < 0.7 * lines[0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(teacher, make, tmp_path):
+    with pytest.raises(DivergenceError, match=r"lower train\.learning_rate"):
+        make(
+            train, f"model.base={teacher}", "train.learning_rate=1e30", "train.steps=20", path=tmp_path / "x"
+        )
+    with pytest.raises(DivergenceError, match=r"lower teach\.learning_rate"):
+        make(teach, "teach.learning_rate=1e30", "teach.steps=20", path=tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (["model.base=nowhere"], CheckpointError, "nowhere: no such teacher"),
+        (["data.path=nowhere"], Exception, "no such file or folder"),
+        (["train.optimizer=adamw8bit"], ConfigError, "pip install 'mmtoolkit\\[adam8bit\\]'"),
+        (["train.batch_size=6", "train.accumulation=4"], ConfigError, "multiple of train.accumulation"),
+    ],
+)
+def test_what_cannot_start_writes_nothing(changes, error, message, teacher, make, tmp_path):
+    with pytest.raises(error, match=message):
+        make(train, f"model.base={teacher}", *changes, path=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_words_are_refused(teacher):
+    spec = load_pixel(str(teacher), CPU).spec
+    with pytest.raises(UsageError, match="never read 'hexagon'"):
+        spec.tokens(["a red hexagon"])
+    with pytest.raises(UsageError, match="did you mean 'circle'"):
+        spec.tokens(["a red cirle"])
+    with pytest.raises(UsageError, match="reads at most"):
+        spec.tokens(["red " * 40])
+    assert PixelSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_teacher_is_no_student(teacher):
+    with pytest.raises(CheckpointError, match="not a pixel student"):
+        load_pixel_student(str(teacher), None, CPU)
+    with pytest.raises(CheckpointError, match="not a pixel student"):
+        read_pixel(str(teacher / "teacher.safetensors"), "student")
+
+
+def test_every_example_comes_once_a_pass():
+    rows = torch.cat([batch_rows(10, 4, 3, step) for step in range(5)])
+    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
+    assert rows[:10].tolist() != rows[10:].tolist()
+    assert torch.equal(batch_rows(3, 8, 0, 1), batch_rows(3, 8, 0, 1))
+    assert len(batch_rows(3, 8, 0, 1)) == 8
+
+
+def test_schedules_and_average_by_hand():
+    assert [warmup(step, 4) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
+    assert [cooldown(step, 10, 4) for step in (0, 6, 8, 9)] == [1, 1, 0.5, 0.25]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    average = Average({"x": parameter}, 0.9)
+    parameter.data += 1
+    average.update({"x": parameter}, 1)  # decay (1 + 1) / (10 + 1)
+    assert average.values["x"].item() == pytest.approx(9 / 11)
