@@ -303,4 +303,6 @@ def _end(command: str, output: Path | None, done: str, as_json: bool, **facts: i
     if as_json:
         print_json(command, **facts, files=[str(output)])
     elif output:
-        typer.echo(f"{output}: {done}", err=True)
+        from mmtoolkit.core.logging import logger
+
+        logger.info("%s: %s", output, done)

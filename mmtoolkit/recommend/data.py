@@ -27,6 +27,9 @@ COLUMNS = {
     "x_label": ("x_label",),
 }
 
+USUAL = ("rating", "timestamp")
+"""Columns of the format that nothing here needs, and nobody needs to be told of."""
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
@@ -171,7 +174,7 @@ def _column_places(path: Path, header: list[str]) -> dict[str, int]:
                 line=1,
             )
         places[name] = here[0]
-    extra = [name for i, name in enumerate(header) if i not in places.values()]
+    extra = [name for i, name in enumerate(header) if i not in places.values() and name not in USUAL]
     if extra:
         logger.info("%s: columns not used: %s", path.name, ", ".join(extra))
     return places

