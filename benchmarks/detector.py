@@ -57,7 +57,7 @@ def score(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     textures = [(draw_background(256, rng) * 255).astype(np.uint8) for _ in range(TEXTURES)]
     print(f"{len(truths)} faces, {len(scenes)} pictures without, {TEXTURES} textures")
-    for threshold in (0.3, 0.35, 0.4, 0.45, 0.5):
+    for threshold in (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9):
         detector = Detector(threshold, network=network)
         wide, tight, others, spent = recall(detector, truths)
         false = [np.mean([len(detector(one).boxes) for one in some] or [0]) for some in (scenes, textures)]

@@ -114,7 +114,7 @@ class Detector:
     """
 
     def __init__(
-        self, threshold: float = 0.4, overlap: float = 0.4, side: int = SIDE, network: CentreNet | None = None
+        self, threshold: float = 0.8, overlap: float = 0.4, side: int = SIDE, network: CentreNet | None = None
     ) -> None:
         """Keep the settings and load the weights."""
         self.threshold, self.overlap, self.side = threshold, overlap, side

@@ -1,6 +1,6 @@
 """Losses of landmark localisation; pure functions with a weight for every point.
 
-Distances are in whatever unit the caller uses; the engine takes hundredths of the crop's side.
+The losses of points take distances in any unit; :func:`compute_loss` gives hundredths of the crop's side.
 """
 
 import math
@@ -9,6 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mmtoolkit.landmarks.config import LossSettings
+from mmtoolkit.landmarks.model import MARGIN, Output
 
 
 def weighted_mean(values: Tensor, weights: Tensor, total: Tensor | float | None = None) -> Tensor:
@@ -148,3 +151,35 @@ def gaussian_heatmaps(places: Tensor, size: int, sigma: float) -> Tensor:
     spread = torch.exp(-0.5 * ((steps - places[..., None]) / sigma) ** 2)
     heatmaps: Tensor = spread[..., 1, :, None] * spread[..., 0, None, :]
     return heatmaps
+
+
+def compute_loss(
+    output: Output, points: Tensor, weights: Tensor, total: float, settings: LossSettings
+) -> Tensor:
+    """Add up the losses of the coordinates and of what the head returns besides.
+
+    Args:
+        output: of the network.
+        points: `(n, 106, 2)` true shares of the crop.
+        weights: `(n, 106)`; a point far outside the crop is left out as well.
+        total: what the weighted sums are divided by.
+        settings: kinds and weights of the losses.
+    """
+    inside = ((points > -MARGIN) & (points < 1 + MARGIN)).all(-1)
+    weights = weights * inside
+    difference = 100 * (output.points - points)
+    values = POINT_LOSSES[settings.points](difference, settings.wing_width, settings.wing_curvature)
+    loss = settings.points_weight * weighted_mean(values, weights, total)
+    if output.raw is None:
+        return loss
+    if output.raw.ndim == 5:
+        size = output.raw.shape[-1]
+        target = gaussian_heatmaps(points * size - 0.5, size, sigma=1.0)
+        for maps in output.raw:
+            loss = loss + settings.heatmap_weight * weighted_mean(adaptive_wing(maps, target), weights, total)
+        return loss
+    bins = output.raw.shape[-1]
+    unit = bins / (1 + 2 * MARGIN)
+    target = gaussian_bins((points + MARGIN) * unit - 0.5, bins, settings.simcc_sigma * unit / 100)
+    divergence = simcc_divergence(output.raw, target).sum(-1)
+    return loss + settings.simcc_weight * weighted_mean(divergence, weights, total)

@@ -10,7 +10,7 @@ Image = NDArray[np.uint8]
 
 
 def draw_background(size: int, rng: np.random.Generator) -> Array:
-    """Return a picture `(size, size, 3)` in [0, 1] without a face: gradients, clutter, textures."""
+    """Return a picture `(size, size, 3)` in [0, 1] without a face: gradients, clutter, letters, textures."""
     corners = rng.random((2, 2, 3)).astype(np.float32) * rng.uniform(0.3, 1)
     picture: Array = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     for _ in range(rng.integers(0, 12)):
@@ -35,8 +35,10 @@ def _draw_shape(picture: Array, rng: np.random.Generator) -> None:
     at = rng.uniform(-0.1, 1.1, 2) * size
     reach = rng.uniform(0.03, 0.35, 2) * size
     centre, axes = (int(at[0]), int(at[1])), (int(reach[0]) + 1, int(reach[1]) + 1)
-    kind = rng.integers(3)
-    if kind == 0:
+    kind = rng.integers(4)
+    if kind == 3:
+        _write_letters(picture, centre, rng)
+    elif kind == 0:
         cv2.ellipse(picture, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
     elif kind == 1:
         corners = at + rng.normal(0, 1, (int(rng.integers(3, 6)), 2)) * reach
@@ -45,6 +47,15 @@ def _draw_shape(picture: Array, rng: np.random.Generator) -> None:
         other = (at + rng.normal(0, 0.5, 2) * size).astype(int)
         width = int(rng.integers(1, max(2, size // 20)))
         cv2.line(picture, centre, (int(other[0]), int(other[1])), colour, width, cv2.LINE_AA)
+
+
+def _write_letters(picture: Array, at: tuple[int, int], rng: np.random.Generator) -> None:
+    size = len(picture)
+    letters = "".join(map(chr, rng.integers(33, 123, rng.integers(1, 12))))
+    scale, width = float(rng.uniform(0.0015, 0.01) * size), int(rng.integers(1, 2 + size // 60))
+    canvas = np.zeros((size, size), np.uint8)
+    cv2.putText(canvas, letters, at, int(rng.integers(8)), scale, 255, width, cv2.LINE_AA)
+    picture += (canvas / np.float32(255))[..., None] * (rng.random(3).astype(np.float32) - picture)
 
 
 def light_factor(normals: Array, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -1,19 +1,13 @@
 """Train a landmark network: the flat loop over batches of augmented crops."""
 
-import hashlib
-import itertools
 import math
 import time
-import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmtoolkit.core.checkpoint import (
@@ -33,42 +27,30 @@ from mmtoolkit.core.device import (
     restore_rng,
     seed_everything,
 )
-from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, DivergenceError, RunError
+from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, RunError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.landmarks.augment import (
-    Batch,
-    Crops,
-    draw_probabilities,
-    join_crops,
-    make_batch,
-    store_crops,
-)
-from mmtoolkit.landmarks.config import DataSettings, LandmarkSettings, LossSettings, ModelSettings
-from mmtoolkit.landmarks.data import Annotation, Face, read_annotations
-from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes
+from mmtoolkit.landmarks.augment import Batch, Crops
+from mmtoolkit.landmarks.config import LandmarkSettings
+from mmtoolkit.landmarks.data.images import from_square
 from mmtoolkit.landmarks.evaluate import Evaluation, evaluate
-from mmtoolkit.landmarks.load import load_weights
-from mmtoolkit.landmarks.losses import (
-    POINT_LOSSES,
-    adaptive_wing,
-    gaussian_bins,
-    gaussian_heatmaps,
-    simcc_divergence,
-    weighted_mean,
+from mmtoolkit.landmarks.faces import (
+    Validation,
+    draw_batches,
+    fingerprint,
+    split_photos,
+    training_crops,
+    validation_faces,
 )
-from mmtoolkit.landmarks.model import MARGIN, Output, count_operations, make_model
+from mmtoolkit.landmarks.load import load_weights
+from mmtoolkit.landmarks.losses import compute_loss
+from mmtoolkit.landmarks.model import Output, count_operations, make_model
 from mmtoolkit.landmarks.norms import share_norms
 from mmtoolkit.landmarks.report import write_run_report
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-RENDERED_SCALE = 2
-"""Side of a rendered picture over that of the network's input."""
-VALIDATION_SEED = 1_000_003
-"""Added to the seed for the rendered faces of validation."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +68,6 @@ class TrainResult:
     best_epoch: int
     metrics: dict[str, float]
     faces_per_second: float
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Faces to validate on, cut out as their boxes say.
-
-    Attributes:
-        truths: labels.
-        crops: `(n, size, size, 3)` uint8.
-        squares: `(n, 3)` where the crops lie.
-    """
-
-    truths: list[Annotation]
-    crops: NDArray[np.uint8]
-    squares: NDArray[np.float32]
 
 
 @dataclass
@@ -204,62 +171,6 @@ def _make_optimizer(model: nn.Module, settings: LandmarkSettings) -> torch.optim
     return torch.optim.AdamW(groups, settings.train.learning_rate, fused=True)
 
 
-def split_photos(data: DataSettings) -> tuple[list[Annotation], list[Annotation]]:
-    """Read the photographs and keep some for validation, chosen by their names alone."""
-    photos = [item for path in data.path for item in read_annotations(path)]
-    if data.validation:
-        return photos, [item for path in data.validation for item in read_annotations(path)]
-    held = [zlib.crc32(item.name.encode()) < data.holdout * 2**32 for item in photos]
-    train = [item for item, out in zip(photos, held, strict=True) if not out]
-    if photos and not train:
-        raise DataError("every photograph would be kept for validation; lower data.holdout")
-    return train, [item for item, out in zip(photos, held, strict=True) if out]
-
-
-def training_crops(settings: LandmarkSettings, photos: list[Annotation]) -> Crops:
-    """Cut out the photographs and render the other faces."""
-    data, model = settings.data, settings.model
-    parts = []
-    if photos:
-        faces = (item.face() for item in photos)
-        parts.append(store_crops(_watch(faces, "reading", len(photos)), len(photos), model, rendered=False))
-    if data.rendered:
-        rendered = _render(data.rendered, model, settings.seed)
-        parts.append(
-            store_crops(_watch(rendered, "rendering", data.rendered), data.rendered, model, rendered=True)
-        )
-    return join_crops(parts)
-
-
-def validation_faces(settings: LandmarkSettings, held_out: list[Annotation]) -> Validation:
-    """Cut out the faces to validate on; rendered ones where there are no photographs."""
-    if held_out:
-        faces: Iterator[Face] = (item.face() for item in held_out)
-    else:
-        seed = settings.seed + VALIDATION_SEED
-        faces = _render(max(1, settings.data.rendered_validation), settings.model, seed)
-    truths, crops, squares = [], [], []
-    for number, face in enumerate(faces):
-        square = square_boxes(face.box[None], settings.model.box_scale)
-        truths.append(held_out[number] if held_out else Annotation.of(face))
-        squares.append(square)
-        crops.append(crop_squares(face.image, square, settings.model.size))
-    return Validation(truths, np.concatenate(crops), np.concatenate(squares))
-
-
-def _render(count: int, model: ModelSettings, seed: int) -> Iterator[Face]:
-    from mmtoolkit.landmarks.synthetic import render_faces
-
-    return render_faces(count, RENDERED_SCALE * model.size, seed)
-
-
-def _watch(faces: Iterator[Face], what: str, count: int) -> Iterator[Face]:
-    with progress_bar(f"{what} faces", count) as advance:
-        for face in faces:
-            advance("")
-            yield face
-
-
 def fit(training: Training, run: RunDirectory | None) -> None:
     """Run the epochs; with a run's folder, each leaves a line in metrics.jsonl and a checkpoint."""
     settings = training.settings.train
@@ -291,7 +202,11 @@ def train_epoch(training: Training) -> dict[str, Any]:
     start = time.perf_counter()
     training.epoch += 1
     training.wrapped.train()
-    losses = [train_step(training, batch, total) for batch, total in batches(training)]
+    process = (training.accelerator.process_index, training.accelerator.num_processes)
+    batches = draw_batches(
+        training.crops, training.settings, training.epoch, training.faces_per_epoch, process
+    )
+    losses = [train_step(training, batch, total) for batch, total in batches]
     loss = float(training.accelerator.reduce(torch.stack(losses).mean(), "mean"))
     if not math.isfinite(loss):
         raise DivergenceError(f"epoch {training.epoch}: the loss is {loss}; lower train.learning_rate")
@@ -305,45 +220,6 @@ def train_epoch(training: Training) -> dict[str, Any]:
         "faces_per_second": round(training.faces_per_epoch / seconds, 1),
         "peak_memory": peak_memory(training.accelerator.device),
     }
-
-
-def batches(training: Training) -> Iterator[tuple[Batch, float]]:
-    """Draw an epoch's batches, each with the sum of its weights; the next is made while one is used.
-
-    Every draw depends on the seed, the epoch and the step alone, so that a resumed run goes on with the
-    same bits. Each process gets its share of every batch.
-    """
-    settings, crops = training.settings, training.crops
-    rng = np.random.default_rng([settings.seed, training.epoch])
-    chances = draw_probabilities(crops, settings.data.pose_balance, settings.data.rendered_share)
-    # whole copies of the faces first, the rest by lot: close to the wanted shares, little repetition
-    drawn = _spread(chances, training.faces_per_epoch, rng)
-    size = settings.train.batch_size
-    share = size // training.accelerator.num_processes
-    first = share * training.accelerator.process_index
-
-    def make(number: int) -> tuple[Batch, float]:
-        rows = drawn[number * size : (number + 1) * size]
-        draws = np.random.default_rng([settings.seed, training.epoch, number])
-        part = slice(first, first + share)
-        batch = make_batch(crops, rows, settings.model, settings.augment, draws, part)
-        return batch, float(crops.weights[rows].sum())
-
-    with ThreadPoolExecutor(1) as pool:
-        numbers = iter(range(len(drawn) // size))
-        waiting = [pool.submit(make, number) for number in itertools.islice(numbers, 2)]
-        while waiting:
-            ready = waiting.pop(0).result()
-            waiting += [pool.submit(make, number) for number in itertools.islice(numbers, 1)]
-            yield ready
-
-
-def _spread(chances: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw `count` rows by systematic sampling: each comes as often as its chance says, up to one."""
-    places = (np.arange(count) + rng.random()) / count
-    order = rng.permutation(len(chances))
-    rows = order[np.searchsorted(np.cumsum(chances[order]), places).clip(max=len(chances) - 1)]
-    return rng.permutation(rows)
 
 
 def train_step(training: Training, batch: Batch, total: float) -> Tensor:
@@ -365,38 +241,6 @@ def train_step(training: Training, batch: Batch, total: float) -> Tensor:
     training.step += 1
     _update_average(training)
     return loss.detach()
-
-
-def compute_loss(
-    output: Output, points: Tensor, weights: Tensor, total: float, settings: LossSettings
-) -> Tensor:
-    """Add up the losses of the coordinates and of what the head returns besides.
-
-    Args:
-        output: of the network.
-        points: `(n, 106, 2)` true shares of the crop.
-        weights: `(n, 106)`; a point far outside the crop is left out as well.
-        total: what the weighted sums are divided by.
-        settings: kinds and weights of the losses.
-    """
-    inside = ((points > -MARGIN) & (points < 1 + MARGIN)).all(-1)
-    weights = weights * inside
-    difference = 100 * (output.points - points)
-    values = POINT_LOSSES[settings.points](difference, settings.wing_width, settings.wing_curvature)
-    loss = settings.points_weight * weighted_mean(values, weights, total)
-    if output.raw is None:
-        return loss
-    if output.raw.ndim == 5:
-        size = output.raw.shape[-1]
-        target = gaussian_heatmaps(points * size - 0.5, size, sigma=1.0)
-        for maps in output.raw:
-            loss = loss + settings.heatmap_weight * weighted_mean(adaptive_wing(maps, target), weights, total)
-        return loss
-    bins = output.raw.shape[-1]
-    unit = bins / (1 + 2 * MARGIN)
-    target = gaussian_bins((points + MARGIN) * unit - 0.5, bins, settings.simcc_sigma * unit / 100)
-    divergence = simcc_divergence(output.raw, target).sum(-1)
-    return loss + settings.simcc_weight * weighted_mean(divergence, weights, total)
 
 
 def learning_rate(step: int, steps: int, settings: LandmarkSettings) -> float:
@@ -473,14 +317,6 @@ def restore(training: Training, run: RunDirectory) -> None:
     if training.accelerator.is_main_process:
         run.rewind_metrics("epoch", training.epoch)
     logger.info("resumed after epoch %d", training.epoch)
-
-
-def fingerprint(crops: Crops) -> str:
-    """Hash the labels and some pixels, so that a checkpoint can tell whether it was trained on them."""
-    digest = hashlib.sha256(crops.points.tobytes())
-    digest.update(crops.weights.tobytes())
-    digest.update(np.ascontiguousarray(crops.images[:, ::16, ::16]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _follow(training: Training) -> TrainResult:
