@@ -25,9 +25,16 @@ def test_every_setting_is_documented():
 
 def test_list_names_the_presets(mmtk):
     assert json.loads(mmtk("config", "list", "--json").stdout)["presets"]["recommend"] == [
+        "bpr-mf",
         "demo",
+        "ease",
+        "freedom",
         "igdmrec",
+        "item-knn",
+        "lightgcn",
+        "popularity",
         "tiny",
+        "vbpr",
     ]
     assert "igdmrec" in mmtk("config", "list").stdout
 

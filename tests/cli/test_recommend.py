@@ -31,7 +31,7 @@ def test_train_eval_predict(trained, mmtk, tiny_data, tmp_path):
     assert printed["run"] == str(run)
     assert set(printed["metrics"]) >= {"recall@20", "ndcg@20"}
     evaluated = json.loads(mmtk("recommend", "eval", "--checkpoint", run, "--json", "-q").stdout)
-    assert evaluated["metrics"] == printed["metrics"]
+    assert evaluated["metrics"].items() >= printed["metrics"].items()
     table = mmtk("recommend", "eval", "--checkpoint", run, "--split", "validation", "-q").stdout
     assert f"{printed['validation']['recall@20']:.4f}" in table
 

@@ -11,8 +11,9 @@ SMALL = ["-c", "tiny", "-s", "graph.co_occurrence_threshold=2", "-s", "diffusion
 
 
 @pytest.fixture
-def run(mmtk, data_folder, tmp_path):
+def run(mmtk, data_folder, tmp_path, monkeypatch):
     """A run on the tiny data set, whose shop calls users u0... and items i0..."""
+    monkeypatch.setattr("mmtoolkit.recommend.train.write_run_report", lambda *_: None)
     for name, count in (("u", 80), ("i", 60)):
         lines = [f"{name}_id\tID", *(f"{name}{n}\t{n}" for n in range(count))]
         (data_folder / f"{name}_id_mapping.csv").write_text("\n".join(lines) + "\n")

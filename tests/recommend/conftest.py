@@ -12,9 +12,16 @@ from mmtoolkit.recommend.train import train
 
 @pytest.fixture
 def trained_model(
-    tiny_settings: Callable[..., Any], new_run: Callable[..., Any], data_folder: Path
+    tiny_settings: Callable[..., Any],
+    new_run: Callable[..., Any],
+    data_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Model]:
-    """Train the tiny settings with some changes on the tiny data set's folder, and load the run."""
+    """Train the tiny settings with some changes on the tiny data set's folder, and load the run.
+
+    No report is drawn: that takes most of the time, and other tests look at it.
+    """
+    monkeypatch.setattr("mmtoolkit.recommend.train.write_run_report", lambda *_: None)
 
     def make(*changes: str) -> Model:
         settings = tiny_settings(f"data.path={data_folder}", *changes)

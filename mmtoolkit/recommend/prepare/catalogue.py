@@ -4,7 +4,6 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mmtoolkit.recommend.prepare.readers import (
     guess_text_columns,
     identifier,
     need_column,
-    read_rows,
+    read_table,
 )
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
@@ -56,14 +55,11 @@ def read_catalogue(path: Path | None, names: Sequence[str], chosen: ColumnSettin
     texts, titles, pictures = ([""] * len(names) for _ in range(3))
     if path is None:
         return Catalogue(texts, titles, pictures, {})
-    rows = read_rows(path)
-    first = next(rows, None)
-    if first is None:
-        raise DataError("holds no items; expected one line each below the header", path=path)
-    item, text, image = _choose_columns(path, list(first[1]), chosen)
+    header, rows = read_table(path)
+    item, text, image = _choose_columns(path, header, chosen)
     places = {name: place for place, name in enumerate(names)}
     unknown, known = 0, set()
-    for line, row in chain([first], rows):
+    for line, row in rows:
         name = identifier(row.get(item))
         if not name:
             raise DataError(f"no item in column '{item}'; mend or delete this line", path=path, line=line)
@@ -89,10 +85,8 @@ def read_item_names(path: Path, chosen: ColumnSettings) -> list[str]:
     Raises:
         DataError: if it cannot be read.
     """
-    rows = list(read_rows(path))
-    if not rows:
-        raise DataError("holds no items; expected one line each below the header", path=path)
-    item = _choose_columns(path, list(rows[0][1]), chosen)[0]
+    header, rows = read_table(path)
+    item = _choose_columns(path, header, chosen)[0]
     return list(dict.fromkeys(name for _, row in rows if (name := identifier(row.get(item)))))
 
 

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from mmtoolkit.core.config import Settings
 
 Count = Annotated[int, Field(ge=1)]
-Part = Annotated[int, Field(ge=1)]
 
 RESUMABLE = ("device",)
 """Settings that may change when a preparation is resumed."""
@@ -55,7 +54,7 @@ class SplitSettings(Settings):
 
     kind: Literal["random", "leave-one-out", "time", "given"] = "random"
     """Random per user, the last two of each user, by two instants for everybody, or as labelled."""
-    ratio: tuple[Part, Part, Part] = (8, 1, 1)
+    ratio: tuple[Count, Count, Count] = (8, 1, 1)
     """Training : validation : test, for `random` and `time`."""
 
 

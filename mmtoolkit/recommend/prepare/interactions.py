@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mmtoolkit.recommend.prepare.readers import (
     choose_column,
     identifier,
     need_column,
-    read_rows,
+    read_table,
 )
 
 DoubleArray = NDArray[np.float64]
@@ -71,14 +70,11 @@ def read_interactions(path: Path, chosen: ColumnSettings) -> Interactions:
     Raises:
         DataError: naming the line, the column and the remedy.
     """
-    rows = read_rows(path, chosen.header)
-    first = next(rows, None)
-    if first is None:
-        raise DataError("holds no interactions; expected one line each below the header", path=path)
-    columns = _choose_columns(path, list(first[1]), chosen)
+    names, rows = read_table(path, chosen.header)
+    columns = _choose_columns(path, names, chosen)
     lines: list[int] = []
     cells: dict[str, list[Any]] = {role: [] for role in columns}
-    for line, row in chain([first], rows):
+    for line, row in rows:
         lines.append(line)
         for role, column in columns.items():
             cells[role].append(row.get(column))
@@ -116,7 +112,11 @@ def _number(
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if "" in numbers:
         line = lines[names.index("")]
-        raise DataError(f"no {role} in column '{column}'; mend or delete this line", path=path, line=line)
+        raise DataError(
+            f"no {role} in column '{column}' (empty, or with a control letter); mend or delete this line",
+            path=path,
+            line=line,
+        )
     return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names)), list(numbers)
 
 

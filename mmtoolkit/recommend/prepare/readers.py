@@ -10,7 +10,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +23,7 @@ JSON_SUFFIXES = {".jsonl", ".json", ".ndjson"}
 DELIMITED_SUFFIXES = {".csv", ".tsv", ".txt", ".dat", ".inter", ".item"}
 DELIMITERS = ("\t", ",", ";", "|")
 LARGEST_CELL = 2**24
+PEEKED = 1000
 
 
 class PlainTabs(csv.excel_tab):
@@ -119,6 +120,21 @@ def read_rows(path: Path, header: Sequence[str] = ()) -> Iterator[tuple[int, Row
         raise DataError("damaged or cut gzip file; fetch it again", path=path) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+
+
+def read_table(path: Path, header: Sequence[str] = ()) -> tuple[list[str], Iterator[tuple[int, Row]]]:
+    """Return the columns of a file and its rows, see :func:`read_rows`.
+
+    Objects of JSON lines may lack some columns, so those of the first :data:`PEEKED` rows are taken together.
+
+    Raises:
+        DataError: if there is no row.
+    """
+    rows = read_rows(path, header)
+    first = list(islice(rows, PEEKED))
+    if not first:
+        raise DataError("holds nothing below the header; expected one line each", path=path)
+    return list(dict.fromkeys(name for _, row in first for name in row)), chain(first, rows)
 
 
 def _open(path: Path) -> TextIO:

@@ -81,6 +81,12 @@ def test_amazon_meta_in_json_and_in_python_literals(tmp_path):
         assert catalogue.titles == ["Cup", ""]
 
 
+def test_json_lines_may_lack_columns_in_the_first_row(tmp_path):
+    path = tmp_path / "meta.jsonl"
+    path.write_text('{"asin": "B1", "price": 3}\n{"asin": "B2", "title": "Cup", "brand": null}\n')
+    assert read_catalogue(path, ["B1", "B2"], ColumnSettings()).texts == ["", "Cup"]
+
+
 @pytest.mark.parametrize(
     ("cell", "seconds"),
     [("1700000000", 1.7e9), (1700000000000, 1.7e12), ("1970-01-02", 86400), ("1970-01-01T01:00:00+01:00", 0)],
@@ -122,7 +128,7 @@ BAD_SALES = {
     "odd time": ("a.csv", "user,item,time\nann,x1,1\nann,x2,soon\n", "a.csv:3: time 'soon' is no time"),
     "twice a column": ("a.csv", "user,item,user\n", "a.csv:1: two columns are named 'user'"),
     "empty": ("a.csv", "", "a.csv: is empty"),
-    "header alone": ("a.csv", "user,item\n", "a.csv: holds no interactions"),
+    "header alone": ("a.csv", "user,item\n", "a.csv: holds nothing below the header"),
     "open quote": ("a.csv", 'user,item\n"ann,x1\n', "a.csv:2: unexpected end of data"),
     "no utf-8": ("a.csv", b"user,item\n\xff\xfe,x1\n", "a.csv: not UTF-8 text"),
     "unknown format": ("a.xlsx", "x", "a.xlsx: unknown format '.xlsx'"),
@@ -153,7 +159,7 @@ BAD_CATALOGUES = {
     "no text column": ("a.csv", "sku,price\np01,3\n", "a.csv:1: no column looks like a text; name some with"),
     "no item": ("a.csv", "sku,title\n,Cup\n", "a.csv:2: no item in column 'sku'"),
     "others' items": ("a.csv", "sku,title\nzz,Cup\n", "a.csv: column 'sku' has none of the items"),
-    "header alone": ("a.item", "item_id:token\tname:token_seq\n", "a.item: holds no items"),
+    "header alone": ("a.item", "item_id:token\tname:token_seq\n", "a.item: holds nothing below the header"),
     "ragged": ("a.item", "item_id:token\tname:token_seq\n1\n", "a.item:2: 1 columns"),
     "no json": ("meta.json.gz", gzip.compress(b"nonsense\n"), "meta.json.gz:1: not a JSON object"),
 }
