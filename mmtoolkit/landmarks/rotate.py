@@ -102,7 +102,7 @@ def _close_opening(depth: Array, ring: Array) -> None:
     The skin has holes there, through which the inside of the head would be seen.
     """
     hull = cv2.convexHull(ring[:, :2].astype(np.float32))
-    canvas = np.zeros(depth.shape, np.uint8)
+    canvas: Array = np.zeros(depth.shape, np.uint8)
     cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), 1)
     reach = max(3, round(0.12 * float(np.ptp(ring[:, 0]))))
     canvas = cv2.dilate(canvas, np.ones((reach, reach), np.uint8))
