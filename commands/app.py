@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from mmtoolkit import __version__
 from mmtoolkit.core.errors import ToolkitError
 
-from . import config, env, landmarks, recommend
+from . import config, env, landmarks, landmarks_sets, recommend
 from .output import print_error
 
 
@@ -43,6 +43,7 @@ app = typer.Typer(
     epilog="Start with: mmtk recommend train --config demo",
 )
 app.add_typer(recommend.app, name="recommend")
+landmarks.app.add_typer(landmarks_sets.app)
 app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)
