@@ -88,8 +88,8 @@ def _alternate(model: IctModel, points: Array, distance: float, start: Fit | Non
         rounds = _ROUNDS // 2
     basis_inner = model.shapes[:, model.landmarks[17:]]
     basis_contour = model.contour.of(model.shapes)
-    neutral_contour = model.contour.of(model.neutral)
     for _ in range(rounds):
+        neutral_contour = model.contour_places(model.neutral, fit.rotation)
         mean, basis = _match_jaw(fit, neutral_contour, basis_contour, points[:17])
         mean = np.concatenate([mean, model.neutral[model.landmarks[17:]]])
         basis = np.concatenate([basis, basis_inner], axis=1)
