@@ -3,7 +3,10 @@
     python benchmarks/landmarks.py [RUN|FILE]        # a network; default: the weights that ship
 
 Milliseconds are CPU time of one thread, so that other work on the machine does not count; the folder's
-are what the clock says, next to the CPU time that all threads took. Pictures are rendered faces of
+are what the clock says, next to the CPU time that all threads took. A folder's ideal is all cores busy with
+nothing but the stages (read, detect, locate) of one picture after the other, each timed alone on one thread:
+cores / sum of the stages' milliseconds. Its speed by the clock means something on an idle machine only; the
+CPU time of the stages over the CPU time that was spent does so on a busy one. Pictures are rendered faces of
 450 x 450 pixels. Where no detector ships, the whole picture is the box, and the table says so.
 """
 
@@ -73,8 +76,8 @@ def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -
             "read": milliseconds(lambda: read_image(one)),
             "detect": milliseconds(lambda: detector(faces[0].image)),
         }
-        batch = [face.image for face in faces[:16]]
-        boxes = [np.append(face.box, 1).astype(np.float32)[None] for face in faces[:16]]
+        batch = [face.image for face in faces[:4]]
+        boxes = [np.append(face.box, 1).astype(np.float32)[None] for face in faces[:4]]
         stages["locate"] = milliseconds(lambda: find_faces(landmarker, batch, boxes), 20) / len(batch)
         start, spent, found, memory = time.perf_counter(), time.process_time(), 0, 0
         for number, prediction in enumerate(predict_pictures(landmarker, pictures, detector, workers=cores)):
@@ -89,7 +92,8 @@ def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -
     return [
         ("stages of a picture, ms", f"{shown} = {total:.2f}"),
         (f"folder of {FOLDER}, ms a picture, {cores} cores", f"{took:.2f}, CPU {busy:.2f} ({found} faces)"),
-        ("speed over that of the stages on all cores", f"{total / cores / took:.2f}"),
+        ("speed over the ideal, by the clock (goal: 0.8)", f"{total / cores / took:.2f}"),
+        ("CPU time of the stages over that spent (goal: 0.8)", f"{total / busy:.2f}"),
         ("peak memory, last 800 against first 200", f"+{grown:.0f} MiB"),
     ]
 

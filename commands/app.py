@@ -14,6 +14,7 @@ from . import (
     distill,
     env,
     landmarks,
+    landmarks_sets,
     recommend,
     recommend_catalogue,
     recommend_serving,
@@ -55,6 +56,7 @@ for part in (recommend_catalogue, recommend_serving, recommend_studies):
     recommend.app.add_typer(part.app)
 app.add_typer(recommend.app, name="recommend")
 app.add_typer(distill.app, name="distill")
+landmarks.app.add_typer(landmarks_sets.app)
 app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)

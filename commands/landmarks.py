@@ -9,6 +9,17 @@ import typer
 from mmtoolkit.core.errors import UsageError
 
 from . import options
+from .landmarks_options import (
+    DATA,
+    Data,
+    DetectorChoice,
+    Download,
+    Finder,
+    Flip,
+    NewFile,
+    Weights,
+    open_landmarker,
+)
 from .options import (
     Config,
     Debug,
@@ -28,32 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mmtoolkit.landmarks.config import LandmarkSettings
-    from mmtoolkit.landmarks.load import Landmarker
     from mmtoolkit.landmarks.predict import Prediction
 
     from .plan import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Facial landmarks with the 106 points of the JD challenge.")
 
-DATA = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
-Data = Annotated[
-    Path, typer.Option(metavar="SET", help=f"Labelled faces: {DATA}", rich_help_panel=options.CONFIGURATION)
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="RUN|FILE",
-        help="Run, checkpoint or exported .safetensors (default: the weights that ship).",
-        rich_help_panel=options.RUN,
-    ),
-]
-Flip = Annotated[
-    bool, typer.Option("--flip", help="Average with the mirrored crop.", rich_help_panel=options.RUN)
-]
-NewFile = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="New file.", rich_help_panel=options.OUTPUT)
-]
+
 NewFolder = Annotated[
     Path | None,
     typer.Option(
@@ -64,17 +56,6 @@ NewFolder = Annotated[
         rich_help_panel=options.OUTPUT,
     ),
 ]
-
-
-class DetectorChoice(StrEnum):
-    """What finds the faces."""
-
-    small = "small"
-    yunet = "yunet"
-    blazeface = "blazeface"
-    scrfd = "scrfd"
-    sfd = "sfd"
-    whole = "whole"
 
 
 class Kind(StrEnum):
@@ -88,43 +69,12 @@ class Kind(StrEnum):
     crops = "crops"
 
 
-class LabelFormat(StrEnum):
-    """Formats of labels."""
-
-    txt = "txt"
-    pts = "pts"
-    wflw = "wflw"
-    csv = "csv"
-    coco = "coco"
-
-
 class ExportFormat(StrEnum):
     """Formats of networks."""
 
     onnx = "onnx"
     torchscript = "torchscript"
     safetensors = "safetensors"
-
-
-Finder = Annotated[
-    DetectorChoice,
-    typer.Option(
-        "--detector",
-        help="Finds the faces where no .rect file gives a box; `whole` takes the picture as the face.",
-        rich_help_panel=options.RUN,
-    ),
-]
-Download = Annotated[
-    bool, typer.Option("--download", help="Let a detector fetch its weights.", rich_help_panel=options.RUN)
-]
-
-
-def _landmarker(
-    checkpoint: Path | None, device: options.DeviceChoice | None, *, flip: bool = False
-) -> "Landmarker":
-    from mmtoolkit.landmarks.load import load_landmarker
-
-    return load_landmarker(checkpoint, device.value if device else "auto", flip=flip)
 
 
 @app.command("train", epilog="Example: mmtk landmarks train -c compact --data helen -o runs/compact")
@@ -221,7 +171,7 @@ def evaluate(
 
     if predictions and (checkpoint or flip):
         raise UsageError("give PREDICTIONS or a network (--checkpoint, --flip), not both")
-    source = predictions or _landmarker(checkpoint, device, flip=flip)
+    source = predictions or open_landmarker(checkpoint, device, flip=flip)
     found, files = score(source, data, output=output, alpha=alpha, subset_79=points_79, passes=passes)
     written = [str(file) for file in files]
     if as_json:
@@ -266,7 +216,7 @@ def predict(
     from mmtoolkit.landmarks.tasks import parse_box, predict_source
 
     given = None if box is None else parse_box(box)
-    landmarker = _landmarker(checkpoint, device, flip=flip)
+    landmarker = open_landmarker(checkpoint, device, flip=flip)
     finder = None if box else make_detector(detector.value, landmarker.device.type, download=download)
     found = predict_source(landmarker, source, finder, box=given, passes=passes, smooth=smooth, frames=frames)
     _write_predictions(found, output, [kind.value for kind in kinds or []], as_json=as_json)
@@ -334,7 +284,7 @@ def compare(
 
     from mmtoolkit.landmarks.tasks import compare_sources
 
-    sources = [_landmarker(p, device) if _is_network(p) else p for p in (first, second)]
+    sources = [open_landmarker(p, device) if _is_network(p) else p for p in (first, second)]
     found = compare_sources(sources[0], sources[1], data, alpha=alpha, seed=seed)
     if as_json:
         print_json("landmarks compare", data=str(data), comparisons=[asdict(one) for one in found])
@@ -351,101 +301,6 @@ def compare(
 def _is_network(path: Path) -> bool:
     names = ("config.yaml", "model.safetensors")
     return path.suffix == ".safetensors" or any((path / name).is_file() for name in names)
-
-
-@app.command("submit", epilog="Example: mmtk landmarks submit --data Test_data -o submission.zip")
-def submit(
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Pictures, with their boxes in rect/.")],
-    output: NewFile,
-    checkpoint: Weights = None,
-    detector: Finder = DetectorChoice.small,
-    download: Download = False,
-    flip: Flip = False,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Predict a test set and write a checked zip to hand in."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.landmarks.detect import make_detector
-    from mmtoolkit.landmarks.tasks import submit as submit_engine
-
-    landmarker = _landmarker(checkpoint, device, flip=flip)
-    finder = make_detector(detector.value, landmarker.device.type, download=download)
-    pictures = submit_engine(landmarker, data, output, finder)
-    if as_json:
-        print_json("landmarks submit", pictures=pictures, files=[str(output)])
-    else:
-        typer.echo(f"{output}: {pictures} predictions, checked")
-
-
-@app.command(
-    "convert", epilog="Example: mmtk landmarks convert wflw.txt --to jd106 --format coco -o faces.json"
-)
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="SET", help=DATA)],
-    output: NewFile,
-    scheme: Annotated[
-        str, typer.Option("--to", help="jd106, insightface106, sensetime106, wflw98, ibug68, mediapipe478.")
-    ] = "jd106",
-    scheme_from: Annotated[
-        str | None, typer.Option("--from", help="Scheme of the labels (default: by their number).")
-    ] = None,
-    kind: Annotated[LabelFormat, typer.Option("--format", help="Format to write.")] = LabelFormat.coco,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write the labels of a data set in another scheme and format."""
-    from mmtoolkit.landmarks.data.write import convert_file
-
-    count = convert_file(source, output, scheme, kind.value, scheme_from)
-    if as_json:
-        print_json("landmarks convert", faces=count, scheme=scheme, files=[str(output)])
-    else:
-        typer.echo(f"{output}: {count} faces, {scheme}")
-
-
-@app.command("complete", epilog="Example: mmtk landmarks complete helen helen106 --model ict_facekit.npz")
-def complete(
-    source: Annotated[
-        Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {DATA}")
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
-    model: Annotated[
-        Path, typer.Option(metavar="FILE", help="ICT-FaceKit light (.npz).", rich_help_panel=options.RUN)
-    ],
-    views: Annotated[int, typer.Option(help="Turned views of each photograph.", min=0, max=50)] = 4,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Fit a 3-D head to 68 points; write all 106 with confidences, and turned views."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.landmarks.complete import complete as complete_engine
-    from mmtoolkit.landmarks.complete import describe_work
-
-    if dry_run:
-        facts = describe_work(source, model, views)
-    else:
-        facts = complete_engine(source, output, model, views, seed or 0).facts()
-    if as_json:
-        print_json("landmarks complete", dry_run=dry_run, **facts, files=[] if dry_run else [str(output)])
-    else:
-        print_facts({"output": f"{output} (not made)" if dry_run else str(output), **facts_as_text(facts)})
-
-
-@app.command("points", epilog="Example: mmtk landmarks points -o points.png")
-def points(output: NewFile, debug: Debug = False) -> None:
-    """Draw the 106 numbered points on a rendered face."""
-    from mmtoolkit.landmarks.chart import draw_chart
-
-    draw_chart(output)
-    typer.echo(output)
 
 
 @app.command("export", epilog="Example: mmtk landmarks export --format onnx -o compact.onnx")
@@ -466,7 +321,7 @@ def export(
     from mmtoolkit.landmarks.export import comparison_crops
     from mmtoolkit.landmarks.export import export as export_engine
 
-    landmarker = _landmarker(checkpoint, options.DeviceChoice.cpu)
+    landmarker = open_landmarker(checkpoint, options.DeviceChoice.cpu)
     done = export_engine(landmarker, output, kind.value, comparison_crops(landmarker, data))
     if as_json:
         facts = {"bytes": done.size, "difference_pixels": done.difference}
@@ -490,7 +345,7 @@ def profile(
 
     if config and checkpoint:
         raise UsageError("give --config (an untrained network) or --checkpoint, not both")
-    landmarker = untrained(config) if config else _landmarker(checkpoint, options.DeviceChoice.cpu)
+    landmarker = untrained(config) if config else open_landmarker(checkpoint, options.DeviceChoice.cpu)
     found = profile_engine(landmarker)
     if as_json:
         print_json("landmarks profile", **asdict(found))

@@ -22,6 +22,7 @@ from mmtoolkit.landmarks.rotate import make_relief
 TURNED = 0.8  # how far the labels of turned views are trusted, beside those of the photograph
 YAW, PITCH = (5.0, 45.0), 14.0  # range of the turns to the side, deviation of those up and down, in degrees
 FARTHEST, HIGHEST, LOWEST = 60.0, -50.0, 35.0  # no view looks farther to the side, up or down
+STEEP = 0.25  # share of turned views that look any way between those bounds up or down
 CUT = 0.2  # share of turned views that end in black across the face, as the challenge's own often do
 
 
@@ -154,7 +155,11 @@ def draw_turns(
         side = onwards if rng.random() < 0.5 + min(abs(yaw) / 30, 0.5) else -onwards
         right = side * rng.uniform(*YAW)
         right = float(np.clip(yaw + right, -FARTHEST, FARTHEST) - yaw)
-        down = float(np.clip(pitch + rng.normal(0, PITCH), HIGHEST, LOWEST) - pitch)
+        steep = rng.random() < STEEP
+        wanted = (
+            rng.uniform(HIGHEST, LOWEST) if steep else np.clip(pitch + rng.normal(0, PITCH), HIGHEST, LOWEST)
+        )
+        down = float(wanted - pitch)
         turns.append((right, down))
     return turns
 

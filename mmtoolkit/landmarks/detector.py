@@ -24,6 +24,7 @@ from mmtoolkit.landmarks.data.face import (
     enclosing_box,
 )
 from mmtoolkit.landmarks.points import Points
+from mmtoolkit.landmarks.render import Array
 
 STRIDE = 8
 SIDE = 256
@@ -45,7 +46,7 @@ def widen(boxes: Boxes) -> Boxes:
     return _resize(boxes, _OFFICIAL / _MIDWAY, _SHIFT / 2 / _MIDWAY)
 
 
-def _resize(boxes: Boxes, factor: Boxes, shift: Boxes) -> Boxes:
+def _resize(boxes: Boxes, factor: Array, shift: Array) -> Boxes:
     """Scale boxes `(n, 4)` about their centres and move them, by shares of width and height `(2,)`."""
     size = boxes[:, 2:] - boxes[:, :2]
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + size * shift

@@ -230,7 +230,7 @@ def train_detector(
         bank: the faces and scenes.
         steps: number of batches.
         batch_size: pictures a batch.
-        side: of each picture in pixels.
+        side: of each picture in pixels, a multiple of 32.
         learning_rate: the largest.
         seed: of network and pictures.
         report: called every 250 steps with the step, the mean loss and the averaged network.

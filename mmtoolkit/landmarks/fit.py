@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from mmtoolkit.landmarks.ict import PLACES, IctModel
-from mmtoolkit.landmarks.render import Array
+from mmtoolkit.landmarks.render import Array, outermost_places, rotation_matrix
 
 _ROUNDS = 12
 _IDENTITIES = 50  # of 100: the finer ones cannot be seen in 68 points
 _WEIGHTS = np.concatenate(
     [np.full(17, 0.5), np.full(10, 0.7), np.ones(41)]
 )  # jaw and brows are labelled less exactly
+_NOISE = 0.19  # deviation of the human points in centimetres: about 1.2 % of a face
+_EXPRESSION_PRIOR = 6.0  # inverse variance of an expression's coefficient; an identity's is 1
 DISTANCES = (np.inf, 120.0, 60.0, 40.0)
 """Camera distances that are tried, in centimetres; infinity is the weak perspective."""
 
@@ -51,7 +52,7 @@ class Fit:
         """Yaw, pitch and roll in degrees, in the sense of :func:`render.rotation_matrix`."""
         forward = self.rotation[:, 2]
         roll = np.degrees(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
-        unrolled = Rotation.from_euler("z", -roll, degrees=True).as_matrix() @ forward
+        unrolled = rotation_matrix(0.0, 0.0, -float(roll)) @ forward
         yaw = np.degrees(np.arctan2(unrolled[0], np.hypot(unrolled[1], unrolled[2])))
         pitch = np.degrees(np.arctan2(unrolled[1], unrolled[2]))
         return float(yaw), float(pitch), float(roll)
@@ -75,6 +76,7 @@ def fit_head(model: IctModel, points: Array, distances: tuple[float, ...] = DIST
 
 
 def _alternate(model: IctModel, points: Array, distance: float, start: Fit | None) -> Fit:
+    """Fit for one camera distance, from the fit of another one if there is one."""
     if start is None:
         nothing = np.zeros(len(model.shapes), np.float32)
         start = Fit(nothing, np.eye(3, dtype=np.float32), 1.0, np.zeros(2, np.float32), distance, np.inf)
@@ -86,8 +88,8 @@ def _alternate(model: IctModel, points: Array, distance: float, start: Fit | Non
         rounds = _ROUNDS // 2
     basis_inner = model.shapes[:, model.landmarks[17:]]
     basis_contour = model.contour.of(model.shapes)
-    neutral_contour = model.contour.of(model.neutral)
     for _ in range(rounds):
+        neutral_contour = model.contour_places(model.neutral, fit.rotation)
         mean, basis = _match_jaw(fit, neutral_contour, basis_contour, points[:17])
         mean = np.concatenate([mean, model.neutral[model.landmarks[17:]]])
         basis = np.concatenate([basis, basis_inner], axis=1)
@@ -104,13 +106,8 @@ def _match_jaw(fit: Fit, neutral: Array, basis: Array, jaw: Array) -> tuple[Arra
         The place on the neutral head `(17, 3)` and on each shape `(shapes, 17, 3)`.
     """
     strips = fit.project(neutral + np.tensordot(fit.coefficients, basis, axes=1))[:, :2]
-    strips = strips.reshape(33, PLACES, 2)
-    across = strips[-1, 0] - strips[0, 0]
-    reach = strips @ across
-    reach[:16] *= -1
-    chosen = np.arange(33) * PLACES + reach.argmax(axis=1)
-    chosen[16] = 16 * PLACES
-    line = strips.reshape(-1, 2)[chosen]
+    chosen = np.arange(33) * PLACES + outermost_places(strips.reshape(33, PLACES, 2))
+    line = strips[chosen]
     start, step = line[:-1], np.diff(line, axis=0)
     share = np.einsum("jsc,sc->js", jaw[:, None] - start, step) / (step**2).sum(1).clip(1e-9)
     share = np.clip(share, 0, 1)
@@ -157,7 +154,7 @@ def _shape(fit: Fit, mean: Array, basis: Array, points: Array, identities: int) 
     columns = (basis @ view.T * closeness * root).reshape(len(basis), -1)
     used = np.ones(len(basis), bool)
     used[_IDENTITIES:identities] = False
-    prior = np.where(np.arange(len(basis)) < identities, 1.0, 6.0) * (0.012 * 16 * fit.scale) ** 2
+    prior = np.where(np.arange(len(basis)) < identities, 1.0, _EXPRESSION_PRIOR) * (_NOISE * fit.scale) ** 2
     found = np.zeros(len(basis))
     for _ in range(4):  # those that leave their range are held at its end, and the rest solved again
         held = rest.ravel() - found[~used] @ columns[~used]

@@ -23,6 +23,9 @@ PLACES = 14
 # and how far the lower brow lies beside and below the upper brow's 37, 36, 35, 34.
 _NOSE = {55: (-1.13, 3.12), 56: (-1.65, 0.45), 57: (-1.97, -0.98)}
 _LOWER_BROW = {38: (21, -0.27, 0.71), 39: (20, -0.16, 0.74), 40: (19, -0.03, 0.80), 41: (18, 0.14, 0.65)}
+# How far behind the model's jaw line people put each jaw point on the side that they see, in centimetres,
+# by turned photographs of HELEN. From the front the two coincide.
+_BEHIND = (1.6, 1.9, 2.6, 3.0, 2.6, 1.5, 0.6, 0.0, 0.0)
 _MIRROR = {55: 65, 56: 64, 57: 63, 38: 50, 39: 49, 40: 48, 41: 47}
 
 
@@ -72,6 +75,12 @@ class IctModel:
         """Return the vertices `(vertices, 3)` of coefficients `(identities + expressions,)`."""
         mesh: Array = self.neutral + np.tensordot(coefficients, self.shapes, axes=1)
         return mesh
+
+    def contour_places(self, mesh: Array, rotation: Array) -> Array:
+        """Return the places `(33 * PLACES, 3)` that the contour's points may take on a turned mesh."""
+        places: Array = self.contour.of(mesh).reshape(33, PLACES, 3)
+        places[:, 0] += behind_jaw(rotation)
+        return places.reshape(-1, 3)
 
 
 def load_ict(path: Path) -> IctModel:
@@ -165,6 +174,17 @@ def _contour_anchors(neutral: Array, face: NDArray[np.int32], jaw: Array) -> Anc
     origins = np.repeat(np.stack([0 * turn, line[:, 1], 0 * turn + axis[2]], axis=1), PLACES, axis=0)
     directions = np.stack([np.sin(fan), 0 * fan, np.cos(fan)], axis=-1).reshape(-1, 3)
     return cast_rays(neutral, face, origins.astype(np.float32), directions.astype(np.float32))
+
+
+def behind_jaw(rotation: Array) -> Array:
+    """Return how far `(33, 3)` to move contour points off the jaw line, on the side that a turn shows.
+
+    All the way from a yaw of 30 degrees on, less below; in centimetres and the head's own axes.
+    """
+    half = np.interp(np.arange(17), IBUG_PLACES[:9], _BEHIND)
+    seen = np.clip(2 * float(rotation[0, 2]) * np.array([1, -1]), 0, 1)
+    back = -np.concatenate([seen[0] * half, seen[1] * half[-2::-1]])
+    return np.stack([0 * back, 0 * back, back], axis=1).astype(np.float32)
 
 
 def _extra_anchors(neutral: Array, face: NDArray[np.int32], points: Array) -> dict[int, Anchors]:

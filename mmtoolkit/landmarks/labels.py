@@ -74,7 +74,7 @@ def project_points(model: IctModel, fit: Fit) -> Array:
     mesh = model.mesh(fit.coefficients)
     shown = fit.project(mesh)
     points = _twins().matrix @ shown[model.landmarks]
-    strips = fit.project(model.contour.of(mesh)).reshape(33, PLACES, 3)
+    strips = fit.project(model.contour_places(mesh, fit.rotation)).reshape(33, PLACES, 3)
     points[:33] = np.concatenate([visible_contour(strips[..., :2]), strips[:, 0, 2:]], axis=1)
     for number, anchor in model.extra.items():
         points[number] = fit.project(anchor.of(mesh))[0]

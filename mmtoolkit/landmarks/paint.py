@@ -49,7 +49,8 @@ def _pick(palette: NDArray[np.int64], rng: np.random.Generator) -> Array:
     place = rng.random() * (len(palette) - 1)
     first = int(place)
     colour: Array = palette[first] + (palette[first + 1] - palette[first]) * (place - first)
-    varied: Array = (np.clip(colour * rng.normal(1, 0.06, 3), 4, 255) / 255).astype(np.float32)
+    shade = rng.normal(1, 0.08) * rng.normal(1, 0.025, 3)
+    varied: Array = (np.clip(colour * shade, 4, 255) / 255).astype(np.float32)
     return varied
 
 

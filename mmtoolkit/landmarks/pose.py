@@ -2,32 +2,43 @@
 
 import numpy as np
 
-from mmtoolkit.landmarks.points import Points
+from mmtoolkit.landmarks.points import FLIP, Points
 
-# Points that move little with expression: brow ends, nose, eye corners, mouth corners. From the neutral
-# head of ICT-FaceKit (Li et al. 2020, MIT licence), made symmetric, in distances of the outer eye corners;
-# x to the image's right, y down, z away from the viewer.
-_MEAN_FACE: dict[int, tuple[float, float, float]] = {
-    33: (-0.652, -0.399, 0.276),
-    37: (-0.131, -0.479, -0.04),
-    42: (0.131, -0.479, -0.04),
-    46: (0.652, -0.399, 0.276),
-    51: (0.0, -0.236, -0.041),
-    52: (0.0, -0.111, -0.129),
-    53: (0.0, 0.003, -0.217),
-    54: (0.0, 0.138, -0.303),
-    58: (-0.141, 0.312, -0.056),
-    59: (-0.068, 0.312, -0.118),
-    60: (0.0, 0.319, -0.134),
-    61: (0.068, 0.312, -0.118),
-    62: (0.141, 0.312, -0.056),
-    66: (-0.5, -0.201, 0.198),
-    70: (-0.207, -0.181, 0.132),
-    75: (0.207, -0.181, 0.132),
-    79: (0.5, -0.201, 0.198),
-    84: (-0.284, 0.579, 0.02),
-    90: (0.284, 0.579, 0.02),
+# Brows, nose, lids and mouth corners of ICT-FaceKit's neutral head (Li et al. 2020, MIT licence), made
+# symmetric; this is the image's left half. In distances of the outer eye corners, from midway between
+# them: x to the image's right, y down, z towards the viewer. Few points would not do: the depth of one
+# nose decides then which way is straight on, and noses differ.
+_LEFT: dict[int, tuple[float, float, float]] = {
+    33: (-0.652, -0.198, -0.078),
+    34: (-0.553, -0.285, 0.043),
+    35: (-0.425, -0.317, 0.137),
+    36: (-0.271, -0.309, 0.211),
+    37: (-0.131, -0.278, 0.238),
+    38: (-0.162, -0.198, 0.223),
+    39: (-0.289, -0.226, 0.203),
+    40: (-0.429, -0.227, 0.150),
+    41: (-0.537, -0.212, 0.086),
+    51: (0.0, -0.035, 0.239),
+    52: (0.0, 0.089, 0.327),
+    53: (0.0, 0.204, 0.415),
+    54: (0.0, 0.339, 0.501),
+    55: (-0.127, 0.035, 0.132),
+    56: (-0.185, 0.334, 0.233),
+    57: (-0.221, 0.495, 0.196),
+    58: (-0.141, 0.513, 0.254),
+    59: (-0.068, 0.512, 0.316),
+    60: (0.0, 0.520, 0.332),
+    66: (-0.500, 0.0, 0.0),
+    67: (-0.475, -0.038, 0.064),
+    68: (-0.374, -0.057, 0.099),
+    69: (-0.263, -0.043, 0.101),
+    70: (-0.207, 0.020, 0.066),
+    71: (-0.257, 0.034, 0.090),
+    72: (-0.370, 0.042, 0.084),
+    73: (-0.475, 0.033, 0.052),
+    84: (-0.284, 0.780, 0.178),
 }
+_MEAN_FACE = _LEFT | {FLIP[point]: (-x, y, z) for point, (x, y, z) in _LEFT.items()}
 _INDICES = np.array(list(_MEAN_FACE))
 _SHAPE = np.array(list(_MEAN_FACE.values()))
 
@@ -52,10 +63,10 @@ def head_pose(points: Points, weights: Points | None = None) -> tuple[float, flo
         return 0.0, 0.0, 0.0
     affine = np.linalg.lstsq(shape - shape.mean(0), seen - seen.mean(0), rcond=None)[0].T
     left, _, right = np.linalg.svd(affine, full_matrices=False)
-    rows = left @ right
-    rotation = np.stack([rows[0], rows[1], np.cross(rows[0], rows[1])])
-    yaw = np.arctan2(rotation[2, 0], rotation[2, 2])
-    pitch = np.arcsin(np.clip(rotation[2, 1], -1, 1))
-    roll = np.arctan2(-rotation[0, 1], rotation[1, 1])
+    (xx, xy, xz), (yx, yy, yz) = left @ right
+    forward_x, forward_y, forward_z = xy * yz - xz * yy, xz * yx - xx * yz, xx * yy - xy * yx
+    yaw = np.arctan2(-forward_x, forward_z)
+    pitch = np.arcsin(np.clip(-forward_y, -1, 1))
+    roll = np.arctan2(-xy, yy)
     found = np.degrees([yaw, pitch, roll])
     return float(found[0]), float(found[1]), float(found[2])

@@ -141,7 +141,7 @@ def predict_pictures(
     detector: Detector | None,
     *,
     passes: int = 2,
-    batch_size: int = 16,
+    batch_size: int = 4,
     workers: int = 2,
 ) -> Iterator[Prediction]:
     """Locate the points in pictures, in order.
@@ -151,7 +151,8 @@ def predict_pictures(
         pictures: from :func:`list_pictures`; a box that comes with a picture is used as it is.
         detector: for pictures without a box; None if all have one.
         passes: see :func:`find_faces`.
-        batch_size: pictures whose faces go through the network at once.
+        batch_size: pictures whose faces go through the network at once; as many are in memory for each
+            worker, and larger ones are hardly quicker.
         workers: threads, each of which reads, detects and locates whole blocks.
 
     Raises:

@@ -111,13 +111,19 @@ def visible_contour(strips: Array) -> Array:
         `(contour, 2)`, evenly spaced from both ends to the chin.
     """
     half = len(strips) // 2
-    across = strips[-1, 0] - strips[0, 0]
-    reach = strips @ across
-    reach[:half] *= -1
-    contour = strips[np.arange(len(strips)), reach.argmax(axis=1)]
-    contour[half] = strips[half, 0]
+    contour = strips[np.arange(len(strips)), outermost_places(strips)]
     left, right = even_spacing(contour[: half + 1], half + 1), even_spacing(contour[half:], half + 1)
     return np.concatenate([left, right[1:]])
+
+
+def outermost_places(strips: Array) -> NDArray[np.int64]:
+    """Return which place of each strip `(contour, places, 2)` lies farthest out; the chin keeps its first."""
+    half = len(strips) // 2
+    reach = strips @ (strips[-1, 0] - strips[0, 0])
+    reach[:half] *= -1
+    outermost: NDArray[np.int64] = reach.argmax(axis=1)
+    outermost[half] = 0
+    return outermost
 
 
 def even_spacing(line: Array, count: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.landmarks.data.face import Image
-from mmtoolkit.landmarks.ict import PLACES, IctModel
+from mmtoolkit.landmarks.ict import PLACES, IctModel, behind_jaw
 from mmtoolkit.landmarks.labels import Completed
 from mmtoolkit.landmarks.render import Array, rasterise, rotation_matrix, visible_contour
 
@@ -30,6 +30,7 @@ class Relief:
         points: `(106, 3)` of the face in it, with depths.
         strips: `(33, places, 3)` where its contour's points may lie, in pixels and depth.
         pivot: `(3,)` about which it turns, inside the head.
+        pose: `(3, 3)` rotation of the head in the photograph, and `scale` the pixels a centimetre.
     """
 
     image: Image
@@ -37,6 +38,8 @@ class Relief:
     points: Array
     strips: Array
     pivot: Array
+    pose: Array
+    scale: float
 
     def turn(self, yaw: float, pitch: float) -> tuple[Image, Array]:
         """Return picture and points `(106, 2)` after turning by some degrees to the right and down.
@@ -55,9 +58,16 @@ class Relief:
         picture = cv2.remap(self.image, drawn[..., 0], drawn[..., 1], cv2.INTER_LINEAR)
         picture[~np.isfinite(depth)] = 0
         points = turned(self.points)[:, :2]
-        by_hand = self.points[:33, :2] - visible_contour(self.strips[..., :2])
-        points[:33] = visible_contour(turned(self.strips)[..., :2]) + by_hand
+        by_hand = self.points[:33, :2] - self._contour(np.eye(3))
+        points[:33] = self._contour(rotation) + by_hand
         return picture.astype(np.uint8), points
+
+    def _contour(self, rotation: Array) -> Array:
+        """Return the head's own contour `(33, 2)` after a turn."""
+        strips = (self.strips - self.pivot) @ rotation.T + self.pivot
+        pose = rotation @ self.pose
+        strips[:, 0] += self.scale * behind_jaw(pose) @ pose.T
+        return visible_contour(strips[..., :2])
 
 
 def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
@@ -66,6 +76,7 @@ def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
     shown = face.fit.project(mesh)
     shown[:, :2] = face.warp(shown[:, :2])
     points = np.column_stack([face.points, face.depths])
+    strips = model.contour.of(shown).reshape(33, PLACES, 3)
     depth = depth_relief(shown, model.skin, *image.shape[:2])
     for ring in OPENINGS:
         _close_opening(depth, points[ring])
@@ -74,8 +85,10 @@ def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
         image,
         depth,
         points,
-        model.contour.of(shown).reshape(33, PLACES, 3),
+        strips,
         np.array([*face.points.mean(axis=0), inside], np.float32),
+        face.fit.rotation,
+        face.fit.scale,
     )
 
 
@@ -102,7 +115,7 @@ def _close_opening(depth: Array, ring: Array) -> None:
     The skin has holes there, through which the inside of the head would be seen.
     """
     hull = cv2.convexHull(ring[:, :2].astype(np.float32))
-    canvas = np.zeros(depth.shape, np.uint8)
+    canvas: Array = np.zeros(depth.shape, np.uint8)
     cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), 1)
     reach = max(3, round(0.12 * float(np.ptp(ring[:, 0]))))
     canvas = cv2.dilate(canvas, np.ones((reach, reach), np.uint8))

@@ -44,7 +44,7 @@ def trained(jd_folder, tmp_path_factory):
         f"data.validation={jd_folder}",
         "data.rendered=0",
         "train.epochs=30",
-        "train.batch_size=12",
+        "train.batch_size=6",
         "train.faces_per_epoch=96",
         "train.learning_rate=0.01",
         "train.ema=0.9",

@@ -71,10 +71,12 @@ def test_a_part_is_that_part_of_the_whole(crops):
 
 @pytest.mark.parametrize("name", ["colour", "grey", "blur", "low_resolution", "occlusion", "noise"])
 def test_every_look_changes_the_picture_and_not_the_points(crops, name):
+    coloured = np.ptp(crops.images.astype(int), axis=-1).max((1, 2)) > 40  # some pictures are grey already
+    rows = np.flatnonzero(coloured)[:6]
     value = {"colour": 0.5, "noise": 0.1}.get(name, 1.0)
     settings = STILL.model_copy(update={name: value})
-    still = make_batch(crops, np.arange(6), MODEL, STILL, np.random.default_rng(1))
-    changed = make_batch(crops, np.arange(6), MODEL, settings, np.random.default_rng(1))
+    still = make_batch(crops, rows, MODEL, STILL, np.random.default_rng(1))
+    changed = make_batch(crops, rows, MODEL, settings, np.random.default_rng(1))
     assert (changed.images != still.images).flatten(1).any(1).all()
     assert changed.points.equal(still.points)
     if name == "grey":

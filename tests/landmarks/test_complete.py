@@ -1,4 +1,6 @@
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmtoolkit.core.errors import DataError, UsageError
-from mmtoolkit.landmarks.complete import FARTHEST, complete, draw_turns
+from mmtoolkit.landmarks.complete import FARTHEST, complete, cut_border, draw_turns
 from mmtoolkit.landmarks.data.read import read_annotations
 from mmtoolkit.landmarks.data.text import write_pts
 from mmtoolkit.landmarks.fit import Fit, fit_head
@@ -229,3 +231,46 @@ def test_mistakes_are_told_before_anything_is_written(source, model_path, tmp_pa
     (tmp_path / "full" / "x").touch()
     with pytest.raises(UsageError, match="not empty"):
         complete(source, tmp_path / "full", model_path)
+
+
+def test_the_command_tells_what_it_would_write_and_writes_it(mmtk, source, model_path, tmp_path):
+    output = tmp_path / "out"
+    arguments = ["landmarks", "complete", source, output, "--model", model_path, "--views", 1, "--json", "-q"]
+    planned = mmtk(*arguments, "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert json.loads(planned.stdout)["faces"] == 4
+    assert not output.exists()
+    done = mmtk(*arguments)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["faces"] == len(list((output / "picture").iterdir())) == 4
+    assert 0 < told["median_fit_error"] < 0.05
+    refused = mmtk(*arguments)
+    assert refused.exit_code == 2
+    assert "not empty" in refused.output
+
+
+def test_labels_that_lack_points_are_refused(mmtk, jd_folder, model_path, tmp_path):
+    weights = np.ones(106)
+    weights[60] = 0
+    folder = tmp_path / "partly"
+    shutil.copytree(jd_folder, folder)
+    (folder / "weight").mkdir(exist_ok=True)
+    first = sorted((folder / "picture").iterdir())[0].name
+    np.savetxt(folder / "weight" / f"{first}.txt", weights)
+    refused = mmtk("landmarks", "complete", folder, tmp_path / "out", "--model", model_path)
+    assert refused.exit_code == 2
+    assert first in refused.output.replace("\n", "")
+    assert "1 of the 68 iBUG points are not labelled" in refused.output.replace("\n", "")
+
+
+def test_cut_borders_blacken_one_side_and_keep_the_points():
+    face = render_face("x", 160, np.random.default_rng(8))
+    for number in range(12):
+        picture = np.full_like(face.image, 9)
+        cut_border(picture, face.points, np.random.default_rng(number))
+        dark = (picture == 0).all(axis=2)
+        rows, columns = dark.all(axis=1), dark.all(axis=0)
+        assert dark.any() == (rows.any() or columns.any())
+        assert dark.sum() == max(rows.sum(), columns.sum()) * 160
+        assert not dark.all()
