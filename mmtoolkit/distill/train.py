@@ -133,6 +133,8 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
         if training.accelerator.is_main_process:
             run.write_results(asdict(result) | {"device": describe_device(training.device)})
             write_train_report(run, training.settings, result)
+            if settings.model.family == "pixel":
+                _write_pixel(training, run)
     return result
 
 
@@ -224,6 +226,14 @@ def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> tor
         parameters, train.learning_rate, weight_decay=train.weight_decay
     )
     return optimizer
+
+
+def _write_pixel(training: Training, run: RunDirectory) -> None:
+    """Write a pixel student as one file, half the size of its checkpoint."""
+    from mmtoolkit.distill.pixel import PixelSpec, save_pixel
+
+    spec = PixelSpec.from_json(training.meta["spec"])
+    save_pixel(run.path / "student.safetensors", training.average.values, spec, training.meta["facts"])
 
 
 def fit(training: Training, run: RunDirectory) -> None:
