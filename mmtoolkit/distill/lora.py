@@ -1,4 +1,4 @@
-"""LoRA weights: read them from any common file, put them on a network, write them for other programs.
+"""LoRA weights: read them from any common file, and put what trains on a network.
 
 A LoRA adds `alpha / rank * up @ down` to the weight of a layer (Hu et al., arXiv 2106.09685, section 4.1).
 Files differ in how they name layers and in whether they say alpha. Here a name is matched against the layers
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -260,6 +259,8 @@ def add_lora(network: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, 
     """
     from peft import LoraConfig
 
+    from mmtoolkit.distill.lean import make_lean
+
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     config = LoraConfig(
@@ -273,29 +274,4 @@ def add_lora(network: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, 
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def attach_lora(network: nn.Module, lora: Lora) -> None:
-    """Put a LoRA on a network and switch it on."""
-    add_lora(
-        network,
-        {name: layer.rank for name, layer in lora.layers.items()},
-        {name: layer.alpha for name, layer in lora.layers.items()},
-    )
-    module: Any
-    with torch.no_grad():
-        for name, layer in lora.layers.items():
-            module = network.get_submodule(name)
-            module.lora_A[ADAPTER].weight.copy_(layer.down)
-            module.lora_B[ADAPTER].weight.copy_(layer.up)
-
-
-def collect_lora(network: nn.Module, metadata: Mapping[str, str] | None = None) -> Lora:
-    """Read the adapter off a network."""
-    layers = {}
-    module: Any
-    for name, module in network.named_modules():
-        if ADAPTER in getattr(module, "lora_A", {}):
-            down, up = module.lora_A[ADAPTER].weight.detach(), module.lora_B[ADAPTER].weight.detach()
-            layers[name] = LoraLayer(down, up, module.scaling[ADAPTER] * len(down))
-    return Lora(layers, dict(metadata or {}))
+    make_lean(network)

@@ -364,9 +364,7 @@ def test_latents_are_the_pictures(settings_for, tmp_path, pictures):
     assert Autoencoder(source, 16).shape == (4, 8, 8)
 
 
-def test_cache_and_export_through_the_command_line(
-    mmtk, settings_for, trained, tmp_path, tiny_pipeline, pictures
-):
+def test_cache_and_export_through_the_command_line(mmtk, trained, tmp_path, tiny_pipeline, pictures):
     asked = [
         "-s",
         "model.family=sd15",
