@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,16 @@ class LoraLayer:
         shape = (self.up.shape[0], *self.down.shape[1:])
         return change.view(shape) * (self.alpha / self.rank)
 
-    def at_scale_one(self) -> "LoraLayer":
-        """Return the same change with alpha equal to the rank, as every program reads it."""
-        return replace(self, up=self.up * (self.alpha / self.rank), alpha=float(self.rank))
+    def for_files(self) -> "LoraLayer":
+        """Return the same change with alpha equal to the rank, as every program reads it.
+
+        Both halves are brought to one size by a power of two, which is exact, so that a young student's small
+        `up` does not vanish in float16.
+        """
+        up = self.up.float() * (self.alpha / self.rank)
+        ratio = up.abs().max().item() / max(self.down.abs().max().item(), 1e-30)
+        power = 2.0 ** round(math.log2(ratio) / 2) if ratio else 1.0
+        return LoraLayer(self.down.float() * power, up / power, float(self.rank))
 
 
 @dataclass(frozen=True)

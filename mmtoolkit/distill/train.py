@@ -433,6 +433,8 @@ def describe_work(settings: DistillSettings) -> dict[str, int | float | str]:
         DataError: if the data cannot be used.
         CheckpointError: if the base cannot be loaded.
     """
+    if settings.model.family != "pixel" and not _cached(settings):
+        return _describe_uncached(settings)
     training = set_up(settings, None)
     seconds = measure_step(training)
     return {
@@ -446,4 +448,33 @@ def describe_work(settings: DistillSettings) -> dict[str, int | float | str]:
         "minutes": round(seconds * settings.train.steps / 60, 1),
         "peak_memory_gib": round(peak_memory(training.device) / 2**30, 2),
         "device": describe_device(training.device),
+    }
+
+
+def _cached(settings: DistillSettings) -> bool:
+    from mmtoolkit.distill.cache import is_cache
+
+    return is_cache(settings.data.path)
+
+
+def _describe_uncached(settings: DistillSettings) -> dict[str, int | float | str]:
+    """Tell the sizes of what will be cached and trained; a step cannot be timed before."""
+    from mmtoolkit.distill import cache
+    from mmtoolkit.distill.families import Source
+    from mmtoolkit.distill.memory import expected_memory
+
+    facts = cache.describe_work(settings)
+    source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
+    rows = settings.train.batch_size // settings.train.accumulation
+    memory = expected_memory(settings, source, int(facts["size"]), rows)
+    return {
+        "family": settings.model.family,
+        "base": settings.model.base,
+        "rule": settings.targets.rule,
+        "examples": facts["pictures"],
+        "prompts": facts["prompts"],
+        "size": facts["size"],
+        "parameters": memory["trained weights"] // 4,
+        "steps": settings.train.steps,
+        "expected_memory_gb": round(sum(memory.values()) / 1e9, 3),
     }

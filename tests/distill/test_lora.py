@@ -116,7 +116,7 @@ def test_the_original_codes_names_are_read(family, sgm, networks, tmp_path):
     tensors = {}
     for name, parts in names.items():
         if lora.layers.keys() & {*parts}:
-            layers = {part: lora.layers[part].at_scale_one() for part in parts}
+            layers = {part: lora.layers[part].for_files() for part in parts}
             joined = layers[parts[0]] if len(parts) == 1 else fuse(layers, parts, shapes)
             base = f"lora_unet_{name.replace('.', '_')}"
             tensors[f"{base}.lora_down.weight"], tensors[f"{base}.lora_up.weight"] = joined.down, joined.up
@@ -235,3 +235,17 @@ def test_the_adapter_is_float32_beside_half_precision_weights(tiny_pipeline):
     add_lora(network, {"conv_in": 2}, {"conv_in": 2.0})
     kinds = {name.partition(".lora_")[1]: p.dtype for name, p in network.named_parameters()}
     assert kinds == {"": torch.bfloat16, ".lora_": torch.float32}
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e4])
+def test_small_changes_survive_half_precision(size):
+    from mmtoolkit.distill.lora import LoraLayer
+
+    layer = LoraLayer(torch.randn(4, 8), size * torch.randn(6, 4), alpha=3.0)
+    found = layer.for_files()
+    assert found.alpha == found.rank
+    torch.testing.assert_close(found.delta(), layer.delta(), atol=0, rtol=1e-4)
+    half = LoraLayer(found.down.half(), found.up.half(), found.alpha)
+    assert (half.delta() - layer.delta()).abs().max() < 2e-3 * layer.delta().abs().max()
+    nothing = LoraLayer(torch.randn(4, 8), torch.zeros(6, 4), alpha=3.0)
+    assert not nothing.for_files().delta().any()
