@@ -148,9 +148,8 @@ def main() -> None:
                 scores[index] += sliced_distance(made, wanted[g]) / seeds
         found[name] = scores.tolist()
     print(f"{environment()['cpu']}, 1 thread, {time.process_time() - start:.0f} s of processor time")
-    print(
-        f"{seeds} seeds, {steps} steps of {BATCH}, {CLASSES} classes of {COMPONENTS} Gaussians in {WIDTH} dimensions\n"
-    )
+    about = f"{CLASSES} classes of {COMPONENTS} Gaussians in {WIDTH} dimensions"
+    print(f"{seeds} seeds, {steps} steps of {BATCH}, {about}\n")
     print(f"| guidance | eta | steps | {' | '.join(found)} |\n|{'---|' * (3 + len(found))}")
     for index, (g, eta, k) in enumerate(cells):
         best = min(found, key=lambda name: found[name][index])

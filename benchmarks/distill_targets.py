@@ -2,9 +2,9 @@
 
     python benchmarks/distill_targets.py
 
-Both loops do for every row what the rule says: collect the candidates of its window from the pool, choose one,
-lower it by its own offset. One does so with tensors, as training scripts do; the other, for comparison, with
-plain Python numbers, which only works on the CPU. Seconds are those that the processor spent on this process.
+Both loops do for every row what the rule says: collect the candidates of its window from the pool, choose
+one, lower it by its own offset. One does so with tensors, as training scripts do; the other, for comparison,
+with plain Python numbers, which needs the CPU. Seconds are those that the processor spent on this process.
 """
 
 import random
@@ -83,10 +83,9 @@ def main() -> None:
         tensors = microseconds(partial(tensor_loop, starts, settings), 30)
         plain = microseconds(partial(number_loop, numbers, settings), 300)
         fast = microseconds(partial(targets.draw, n, generator), 3000)
-        print(
-            f"{window:<10} one draw {fast:5.1f} us; loop with tensors {tensors:7.1f} us, {tensors / fast:.0f} times; "
-            f"with numbers {plain:6.1f} us, {plain / fast:.0f} times"
-        )
+        print(f"{window}: one draw {fast:.1f} us")
+        print(f"  loop with tensors {tensors:7.1f} us, {tensors / fast:.0f} times as long")
+        print(f"  loop with numbers {plain:7.1f} us, {plain / fast:.0f} times as long")
 
 
 if __name__ == "__main__":

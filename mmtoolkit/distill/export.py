@@ -6,6 +6,7 @@ with, so that every program loads it without being told more; `merged` is a whol
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -150,7 +151,10 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
         result = _write_lora(student, _LAYOUTS[form], output, precision)
     logger.info("%s: read back, max error %.1e (largest value %.1e)", output, result.error, result.largest)
     if not result.error <= _TOLERANCE[precision] * max(result.largest, 1e-12):
-        raise RunError(f"{output}: read back with an error of {result.error:.1e}; do not use it")
+        shutil.rmtree(output) if output.is_dir() else output.unlink()
+        raise RunError(
+            f"{output}: read back with an error of {result.error:.1e} and deleted; use --precision float32"
+        )
     return result
 
 
@@ -176,8 +180,9 @@ def diffusers_layout(lora: Lora, family: Family, _: nn.Module) -> tuple[dict[str
     """Name a LoRA as Diffusers' `load_lora_weights` reads it, with PEFT's settings in the metadata."""
     tensors = {}
     for name, layer in lora.layers.items():
-        tensors[f"{family.part}.{name}.lora_A.weight"] = layer.at_scale_one().down
-        tensors[f"{family.part}.{name}.lora_B.weight"] = layer.at_scale_one().up
+        written = layer.for_files()
+        tensors[f"{family.part}.{name}.lora_A.weight"] = written.down
+        tensors[f"{family.part}.{name}.lora_B.weight"] = written.up
     ranks = {name: layer.rank for name, layer in lora.layers.items()}
     usual = max(set(ranks.values()), key=list(ranks.values()).count)
     others = {name: rank for name, rank in ranks.items() if rank != usual}
@@ -215,7 +220,7 @@ def kohya_layout(lora: Lora, family: Family, network: nn.Module) -> tuple[dict[s
 
 
 def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[str, LoraLayer]]:
-    layers = {name: layer.at_scale_one() for name, layer in lora.layers.items()}
+    layers = {name: layer.for_files() for name, layer in lora.layers.items()}
     if family.part == "unet":
         return list(layers.items())
     shapes = layer_shapes(network)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from mmtoolkit.core.errors import ConfigError, DivergenceError
-from mmtoolkit.core.run import RunDirectory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,7 +46,7 @@ def parts_of(batch_size: int, parts: int, accelerator: "Accelerator") -> list[sl
     processes = accelerator.num_processes
     if batch_size % (processes * parts):
         raise ConfigError(
-            f"train.batch_size {batch_size}: must be a multiple of {processes} processes x {parts} parts"
+            f"batch_size {batch_size}: must be a multiple of {processes} processes x {parts} parts"
         )
     size = batch_size // (processes * parts)
     first = accelerator.process_index * parts
@@ -116,8 +115,3 @@ def check_finite(loss: float, step: int, setting: str) -> float:
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scale the gradients down to a norm of at most `limit` and return the norm before."""
     return float(nn.utils.clip_grad_norm_(list(parameters), limit))
-
-
-def truncate_metrics(run: RunDirectory, step: int) -> None:
-    """Drop the lines that a resumed run will write again."""
-    run.rewind_metrics("step", step)

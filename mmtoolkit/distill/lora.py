@@ -1,4 +1,4 @@
-"""LoRA weights: read them from any common file, put them on a network, write them for other programs.
+"""LoRA weights: read them from any common file, and put what trains on a network.
 
 A LoRA adds `alpha / rank * up @ down` to the weight of a layer (Hu et al., arXiv 2106.09685, section 4.1).
 Files differ in how they name layers and in whether they say alpha. Here a name is matched against the layers
@@ -10,11 +10,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -51,9 +50,16 @@ class LoraLayer:
         shape = (self.up.shape[0], *self.down.shape[1:])
         return change.view(shape) * (self.alpha / self.rank)
 
-    def at_scale_one(self) -> "LoraLayer":
-        """Return the same change with alpha equal to the rank, as every program reads it."""
-        return replace(self, up=self.up * (self.alpha / self.rank), alpha=float(self.rank))
+    def for_files(self) -> "LoraLayer":
+        """Return the same change with alpha equal to the rank, as every program reads it.
+
+        Both halves are brought to one size by a power of two, which is exact, so that a young student's small
+        `up` does not vanish in float16.
+        """
+        up = self.up.float() * (self.alpha / self.rank)
+        ratio = up.abs().max().item() / max(self.down.abs().max().item(), 1e-30)
+        power = 2.0 ** round(math.log2(ratio) / 2) if ratio else 1.0
+        return LoraLayer(self.down.float() * power, up / power, float(self.rank))
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,8 @@ def add_lora(network: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, 
     """
     from peft import LoraConfig
 
+    from mmtoolkit.distill.lean import make_lean
+
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     config = LoraConfig(
@@ -273,29 +281,4 @@ def add_lora(network: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, 
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def attach_lora(network: nn.Module, lora: Lora) -> None:
-    """Put a LoRA on a network and switch it on."""
-    add_lora(
-        network,
-        {name: layer.rank for name, layer in lora.layers.items()},
-        {name: layer.alpha for name, layer in lora.layers.items()},
-    )
-    module: Any
-    with torch.no_grad():
-        for name, layer in lora.layers.items():
-            module = network.get_submodule(name)
-            module.lora_A[ADAPTER].weight.copy_(layer.down)
-            module.lora_B[ADAPTER].weight.copy_(layer.up)
-
-
-def collect_lora(network: nn.Module, metadata: Mapping[str, str] | None = None) -> Lora:
-    """Read the adapter off a network."""
-    layers = {}
-    module: Any
-    for name, module in network.named_modules():
-        if ADAPTER in getattr(module, "lora_A", {}):
-            down, up = module.lora_A[ADAPTER].weight.detach(), module.lora_B[ADAPTER].weight.detach()
-            layers[name] = LoraLayer(down, up, module.scaling[ADAPTER] * len(down))
-    return Lora(layers, dict(metadata or {}))
+    make_lean(network)

@@ -72,6 +72,7 @@ class Teaching:
     denoiser: PixelDenoiser
     accelerator: "Accelerator"
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     average: Average
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -121,10 +122,11 @@ def set_up(settings: DistillSettings) -> Teaching:
     optimizer = torch.optim.AdamW(
         parameters.values(), settings.teach.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
     )
+    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16")
     average = Average(parameters, settings.teach.ema)
     denoiser.network = accelerator.prepare_model(denoiser.network)
     texts = [pictures.texts[int(i)] for i in torch.linspace(0, len(pictures) - 1, GRID_ROWS)]
-    return Teaching(settings, examples, texts, denoiser, accelerator, optimizer, average)
+    return Teaching(settings, examples, texts, denoiser, accelerator, optimizer, scaler, average)
 
 
 def fit(teaching: Teaching, run: RunDirectory) -> None:
@@ -168,13 +170,15 @@ def train_step(teaching: Teaching) -> tuple[float, float]:
     set_rate(teaching.optimizer, settings.learning_rate * rate)
     teaching.optimizer.zero_grad(set_to_none=True)
     loss = _loss(teaching, clean, condition, part)
-    teaching.accelerator.backward(loss)
+    teaching.scaler.scale(loss).backward()
+    teaching.scaler.unscale_(teaching.optimizer)
     parameters = denoiser.trainable()
     norm = clip_gradients(parameters.values(), settings.clip)
-    value = check_finite(
-        float(teaching.accelerator.reduce(loss.detach(), "mean")), teaching.step + 1, "teach.learning_rate"
-    )
-    teaching.optimizer.step()
+    value = float(teaching.accelerator.reduce(loss.detach(), "mean"))
+    if not teaching.scaler.is_enabled():  # a scaled step that overflows is left out, and the scale halved
+        check_finite(value, teaching.step + 1, "teach.learning_rate")
+    teaching.scaler.step(teaching.optimizer)
+    teaching.scaler.update()
     teaching.step += 1
     teaching.average.update(parameters, teaching.step)
     return value, norm
@@ -217,6 +221,7 @@ def save(teaching: Teaching, run: RunDirectory) -> None:
     state: dict[str, Any] = {
         "weights": dict(teaching.denoiser.model.state_dict()),
         "optimizer": teaching.optimizer.state_dict(),
+        "scaler": teaching.scaler.state_dict(),
         "losses": teaching.losses[-100:],
     }
     meta = {"engine": "distill teach", "spec": teaching.denoiser.spec.to_json()}
@@ -237,6 +242,7 @@ def restore(teaching: Teaching, run: RunDirectory) -> None:
         )
     teaching.denoiser.model.load_state_dict(stored.state["weights"])
     teaching.optimizer.load_state_dict(stored.state["optimizer"])
+    teaching.scaler.load_state_dict(stored.state["scaler"])
     teaching.average.load(stored.model)
     teaching.losses = list(stored.state["losses"])
     teaching.step = stored.meta["step"]

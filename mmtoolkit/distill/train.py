@@ -133,6 +133,8 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
         if training.accelerator.is_main_process:
             run.write_results(asdict(result) | {"device": describe_device(training.device)})
             write_train_report(run, training.settings, result)
+            if settings.model.family == "pixel":
+                _write_pixel(training, run)
     return result
 
 
@@ -224,6 +226,14 @@ def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> tor
         parameters, train.learning_rate, weight_decay=train.weight_decay
     )
     return optimizer
+
+
+def _write_pixel(training: Training, run: RunDirectory) -> None:
+    """Write a pixel student as one file, half the size of its checkpoint."""
+    from mmtoolkit.distill.pixel import PixelSpec, save_pixel
+
+    spec = PixelSpec.from_json(training.meta["spec"])
+    save_pixel(run.path / "student.safetensors", training.average.values, spec, training.meta["facts"])
 
 
 def fit(training: Training, run: RunDirectory) -> None:
@@ -423,6 +433,8 @@ def describe_work(settings: DistillSettings) -> dict[str, int | float | str]:
         DataError: if the data cannot be used.
         CheckpointError: if the base cannot be loaded.
     """
+    if settings.model.family != "pixel" and not _cached(settings):
+        return _describe_uncached(settings)
     training = set_up(settings, None)
     seconds = measure_step(training)
     return {
@@ -436,4 +448,33 @@ def describe_work(settings: DistillSettings) -> dict[str, int | float | str]:
         "minutes": round(seconds * settings.train.steps / 60, 1),
         "peak_memory_gib": round(peak_memory(training.device) / 2**30, 2),
         "device": describe_device(training.device),
+    }
+
+
+def _cached(settings: DistillSettings) -> bool:
+    from mmtoolkit.distill.cache import is_cache
+
+    return is_cache(settings.data.path)
+
+
+def _describe_uncached(settings: DistillSettings) -> dict[str, int | float | str]:
+    """Tell the sizes of what will be cached and trained; a step cannot be timed before."""
+    from mmtoolkit.distill import cache
+    from mmtoolkit.distill.families import Source
+    from mmtoolkit.distill.memory import expected_memory
+
+    facts = cache.describe_work(settings)
+    source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
+    rows = settings.train.batch_size // settings.train.accumulation
+    memory = expected_memory(settings, source, int(facts["size"]), rows)
+    return {
+        "family": settings.model.family,
+        "base": settings.model.base,
+        "rule": settings.targets.rule,
+        "examples": facts["pictures"],
+        "prompts": facts["prompts"],
+        "size": facts["size"],
+        "parameters": memory["trained weights"] // 4,
+        "steps": settings.train.steps,
+        "expected_memory_gb": round(sum(memory.values()) / 1e9, 3),
     }

@@ -26,7 +26,9 @@ HEAVY = [
 ]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recommend", "train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recommend", "train", "--help"], ["distill", "sample", "--help"]]
+)
 def test_help_imports_nothing_heavy_and_answers_at_once(arguments):
     code = (
         "import sys\nfrom mmtoolkit.commands.app import app\n"

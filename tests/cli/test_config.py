@@ -2,24 +2,29 @@ import json
 
 import pytest
 import yaml
+from mmtoolkit.commands.config import ENGINES
 
 from mmtoolkit.core.config import config_layer, preset_names, resolve, setting_names
 from mmtoolkit.recommend.config import RecommendSettings
 
 
-@pytest.mark.parametrize("preset", preset_names("recommend"))
-def test_every_preset_loads(preset):
-    resolve(RecommendSettings, [config_layer("recommend", preset)])
+@pytest.mark.parametrize(("engine", "preset"), [(e, p) for e in ENGINES for p in preset_names(e)])
+def test_every_preset_loads(engine, preset):
+    resolve(ENGINES[engine](), [config_layer(engine, preset)])
 
 
-def test_every_setting_is_documented():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_setting_is_documented(engine):
     def check(kind):
         for name, field in kind.model_fields.items():
             assert field.description or hasattr(field.annotation, "model_fields"), name
             if hasattr(field.annotation, "model_fields"):
                 check(field.annotation)
 
-    check(RecommendSettings)
+    check(ENGINES[engine]())
+
+
+def test_settings_have_dotted_names():
     assert "train.learning_rate" in set(setting_names(RecommendSettings))
 
 

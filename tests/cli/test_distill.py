@@ -189,11 +189,3 @@ def test_bad_sample_arguments(runs, mmtk, arguments, expected, tmp_path):
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize("preset", ["shapes", "tiny"])
-def test_presets_load(preset):
-    from mmtoolkit.core.config import config_layer, resolve
-    from mmtoolkit.distill.config import DistillSettings
-
-    resolve(DistillSettings, [config_layer("distill", preset)])

@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 
@@ -14,7 +15,7 @@ FAMILIES = ["sd15", "sdxl", "sd3", "flux"]
 def networks(tiny_pipeline):
     """Return a family's tiny network with a random LoRA on all adapted layers."""
     from mmtoolkit.distill.families import Source, lora_ranks
-    from mmtoolkit.distill.lora import add_lora, collect_lora
+    from mmtoolkit.distill.lora import Lora, LoraLayer, add_lora
 
     made = {}
 
@@ -29,10 +30,21 @@ def networks(tiny_pipeline):
             for parameter in network.parameters():
                 if parameter.requires_grad:
                     parameter.normal_()
-        made[family, alpha] = source, network, collect_lora(network)
+        made[family, alpha] = source, network, Lora(collect(network, LoraLayer), {})
         return made[family, alpha]
 
     return make
+
+
+def collect(network, kind):
+    """Read the adapter's layers off a network."""
+    adapted = {name: m for name, m in network.named_modules() if hasattr(m, "lora_A")}
+    return {
+        name: kind(
+            m.lora_A.default.weight.data, m.lora_B.default.weight.data, m.scaling["default"] * m.r["default"]
+        )
+        for name, m in adapted.items()
+    }
 
 
 def largest_error(found, wanted):
@@ -104,7 +116,7 @@ def test_the_original_codes_names_are_read(family, sgm, networks, tmp_path):
     tensors = {}
     for name, parts in names.items():
         if lora.layers.keys() & {*parts}:
-            layers = {part: lora.layers[part].at_scale_one() for part in parts}
+            layers = {part: lora.layers[part].for_files() for part in parts}
             joined = layers[parts[0]] if len(parts) == 1 else fuse(layers, parts, shapes)
             base = f"lora_unet_{name.replace('.', '_')}"
             tensors[f"{base}.lora_down.weight"], tensors[f"{base}.lora_up.weight"] = joined.down, joined.up
@@ -179,19 +191,40 @@ def test_folders_and_damaged_files(networks, tmp_path):
         read_lora(tmp_path / "a.safetensors", network)
 
 
-def test_attached_lora_acts_as_its_change_added_to_the_weights(networks):
-    from mmtoolkit.distill.lora import attach_lora
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("network", "x"),
+    [
+        (torch.nn.Linear(6, 5), torch.randn(2, 3, 6)),
+        (torch.nn.Conv2d(4, 6, 3, stride=2, padding=1), torch.randn(2, 4, 8, 8)),
+    ],
+)
+def test_lean_layers_agree_with_those_of_peft(network, x, dtype):
+    """Outputs, gradients and W + alpha / rank B A: PEFT's layers and the changed weight are the oracles."""
+    from peft import LoraConfig, inject_adapter_in_model
 
-    source, adapted, lora = networks("sd15")
-    attached, merged = source.network(torch.float32), source.network(torch.float32)
-    attach_lora(attached, lora)
+    from mmtoolkit.distill.lean import make_lean
+    from mmtoolkit.distill.lora import LoraLayer
+
+    layer = torch.nn.Sequential(network).to(dtype).requires_grad_(False)
+    config = LoraConfig(r=2, lora_alpha=3, target_modules="0", init_lora_weights=False)
+    adapted = inject_adapter_in_model(config, copy.deepcopy(layer))
+    given = x.to(dtype).requires_grad_()
+    found = []
+    for lean in (False, True):
+        if lean:
+            make_lean(adapted)
+        matrices = [p for name, p in adapted.named_parameters() if "lora_" in name]
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = adapted(given)
+        found.append([output, *torch.autograd.grad(output.float().square().sum(), [given, *matrices])])
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.3, "rtol": 0.05}
+    for usual, lean in zip(*found, strict=True):
+        torch.testing.assert_close(lean, usual, **close)
     with torch.no_grad():
-        for name, layer in lora.layers.items():
-            merged.get_submodule(name).weight.add_(layer.delta())
-        inputs = (torch.randn(1, 4, 8, 8), torch.tensor(500), torch.randn(1, 3, 16))
-        outputs = [net(*inputs).sample for net in (adapted, attached, merged)]
-    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(outputs[0], outputs[2], atol=1e-3, rtol=1e-3)
+        (change,) = collect(adapted, LoraLayer).values()
+        layer[0].weight.copy_(layer[0].weight.float() + change.delta())
+    torch.testing.assert_close(layer(given), found[1][0], **close)
 
 
 def test_the_adapter_is_float32_beside_half_precision_weights(tiny_pipeline):
@@ -202,3 +235,17 @@ def test_the_adapter_is_float32_beside_half_precision_weights(tiny_pipeline):
     add_lora(network, {"conv_in": 2}, {"conv_in": 2.0})
     kinds = {name.partition(".lora_")[1]: p.dtype for name, p in network.named_parameters()}
     assert kinds == {"": torch.bfloat16, ".lora_": torch.float32}
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e4])
+def test_small_changes_survive_half_precision(size):
+    from mmtoolkit.distill.lora import LoraLayer
+
+    layer = LoraLayer(torch.randn(4, 8), size * torch.randn(6, 4), alpha=3.0)
+    found = layer.for_files()
+    assert found.alpha == found.rank
+    torch.testing.assert_close(found.delta(), layer.delta(), atol=0, rtol=1e-4)
+    half = LoraLayer(found.down.half(), found.up.half(), found.alpha)
+    assert (half.delta() - layer.delta()).abs().max() < 2e-3 * layer.delta().abs().max()
+    nothing = LoraLayer(torch.randn(4, 8), torch.zeros(6, 4), alpha=3.0)
+    assert not nothing.for_files().delta().any()

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mmtoolkit.core.config import resolve, set_layers
-from mmtoolkit.core.errors import ConfigError, DataError, UsageError
+from mmtoolkit.core.errors import ConfigError, DataError, RunError, UsageError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 
@@ -185,6 +185,26 @@ def test_metadata_says_how_the_student_was_made(trained, tmp_path):
         assert (facts["guidance"], facts["drop"], facts["eta"]) == (3.5, 0.2, 0.3)
         assert (facts["steps_min"], facts["steps_max"], facts["training_steps"]) == (4, 8, 250)
         assert facts["alpha"] == facts["rank"] == 4
+
+
+def test_a_file_that_reads_back_wrong_is_not_left(trained, tmp_path, monkeypatch):
+    from mmtoolkit.distill import export as engine
+
+    monkeypatch.setitem(engine._TOLERANCE, "float16", 0.0)
+    student = engine.open_student(trained("sd15"), None, None)
+    with pytest.raises(RunError, match="deleted; use --precision float32"):
+        engine.export(student, "kohya", tmp_path / "x.safetensors", "float16")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_dry_run_needs_no_cache(settings_for, tmp_path, monkeypatch):
+    from mmtoolkit.distill.train import describe_work
+
+    monkeypatch.chdir(tmp_path)
+    facts = describe_work(settings_for("flux").settings)
+    assert (facts["examples"], facts["prompts"], facts["size"]) == (5, 4, 16)
+    assert facts["expected_memory_gb"] == pytest.approx(0.001, abs=0.01)
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_refuses_what_it_cannot_do(trained, tmp_path):
@@ -364,9 +384,7 @@ def test_latents_are_the_pictures(settings_for, tmp_path, pictures):
     assert Autoencoder(source, 16).shape == (4, 8, 8)
 
 
-def test_cache_and_export_through_the_command_line(
-    mmtk, settings_for, trained, tmp_path, tiny_pipeline, pictures
-):
+def test_cache_and_export_through_the_command_line(mmtk, trained, tmp_path, tiny_pipeline, pictures):
     asked = [
         "-s",
         "model.family=sd15",
