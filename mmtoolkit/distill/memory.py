@@ -42,9 +42,11 @@ def expected_memory(settings: DistillSettings, source: Source, size: int, rows: 
         network.requires_grad_(True)
     else:
         ranks = lora_ranks(network, family, settings.model.rank)
-        add_lora(network, ranks, dict.fromkeys(ranks, 1.0))
+        add_lora(network, ranks, {name: float(rank) for name, rank in ranks.items()})
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    nn.Module.to(network, getattr(torch, settings.precision))
+    for parameter in network.parameters():
+        if full or not parameter.requires_grad:
+            parameter.data = parameter.data.to(getattr(torch, settings.precision))
     shape = (rows, *_latent_shape(source, size))
     return {
         "base weights": base * width,

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ def features(tmp_path_factory):
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 8, stride=8), torch.nn.AdaptiveAvgPool2d(1))
     path = tmp_path_factory.mktemp("features") / "six.pt"
-    torch.jit.trace(network, torch.zeros(2, 3, 32, 32)).save(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(network, torch.zeros(2, 3, 32, 32)).save(str(path))
     return path
 
 
