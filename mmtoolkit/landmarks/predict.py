@@ -60,11 +60,19 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture or frame and its faces, the largest first; none is an empty list."""
+    """A picture or frame and its faces, the largest first; none is an empty list.
+
+    Attributes:
+        name: of the picture, or the frame's number.
+        image: `(height, width, 3)` RGB.
+        faces: what was found.
+        rate: frames a second of the video, 0 elsewhere.
+    """
 
     name: str
     image: Image
     faces: list[FoundFace]
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -262,4 +270,4 @@ def predict_video(
             FoundFace(face.box, face.box_score, one, face.scores, head_pose(one), track)
             for face, one, track in zip(faces, points, numbers, strict=True)
         ]
-        yield Prediction(f"{number:06d}", image, followed)
+        yield Prediction(f"{number:06d}", image, followed, rate)
