@@ -66,6 +66,7 @@ class Kind(StrEnum):
     txt = "txt"
     pts = "pts"
     overlay = "overlay"
+    video = "video"
     crops = "crops"
 
 

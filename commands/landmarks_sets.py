@@ -47,7 +47,7 @@ def convert(
     if as_json:
         print_json("landmarks convert", faces=count, scheme=scheme, files=[str(output)])
     else:
-        typer.echo(f"{output}: {count} faces, {scheme}")
+        typer.echo(f"{output}: {scheme} points of {count} faces")
 
 
 @app.command("complete", epilog="Example: mmtk landmarks complete helen helen106 --model ict_facekit.npz")

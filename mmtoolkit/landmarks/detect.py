@@ -22,15 +22,13 @@ _FILES = {
 }
 """Files of face-alignment's detectors in torch's hub folder, where it puts what it downloads."""
 
-DETECTORS = ("small", *_FILES, "whole")
-"""small: shipped with this package; whole: the picture itself is the face."""
-
 
 def make_detector(name: str, device: str = "cpu", *, download: bool = False) -> Detector:
     """Build a detector by name.
 
     Args:
-        name: one of :data:`DETECTORS`.
+        name: `small` (ships with this package), `yunet`, `scrfd`, `sfd`, `blazeface`, or `whole` (the picture
+            itself is the face).
         device: `cpu` or `cuda`, for face-alignment's.
         download: let face-alignment fetch weights that are not on this machine.
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +56,7 @@ class OutputFolder:
         self.folder = new_folder(folder)
         self.files: list[Path] = []
         self._writers: list[Callable[[Prediction], None]] = []
-        self._open: list[Any] = []
+        self._closers: list[Callable[[], None]] = []
         for kind in dict.fromkeys(kinds):
             self._writers.append(KINDS[kind](self))
 
@@ -69,9 +69,13 @@ class OutputFolder:
         """Open a text file that stays open until the end."""
         path = self.folder / name
         stream = path.open("w", encoding="utf-8", newline="")
-        self._open.append(stream)
+        self.at_end(stream.close)
         self.files.append(path)
         return stream
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Call something when all predictions have been written."""
+        self._closers.append(close)
 
     def path(self, name: str) -> Path:
         """Name a file of the folder and make the folders above it."""
@@ -88,8 +92,8 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what is open."""
-        for stream in self._open:
-            stream.close()
+        for close in self._closers:
+            close()
 
 
 def _json(folder: OutputFolder) -> Callable[[Prediction], None]:
@@ -170,37 +174,33 @@ def align_face(image: Image, points: Points, size: int = CROP) -> Image:
     return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=flags), np.uint8)
 
 
+def _video(folder: OutputFolder) -> Callable[[Prediction], None]:
+    """One film of the frames with their boxes and points."""
+    writer = cv2.VideoWriter()
+    folder.at_end(writer.release)
+
+    def write(prediction: Prediction) -> None:
+        if not prediction.rate:
+            raise UsageError(f"--format video goes with a video, not with {prediction.name}")
+        drawn = cv2.cvtColor(draw_faces(prediction), cv2.COLOR_RGB2BGR)
+        if not writer.isOpened():
+            path, code = folder.path("overlay.mp4"), cv2.VideoWriter.fourcc(*"mp4v")
+            writer.open(str(path), code, prediction.rate, (drawn.shape[1], drawn.shape[0]))
+        writer.write(drawn)
+
+    return write
+
+
 KINDS: dict[str, Callable[[OutputFolder], Callable[[Prediction], None]]] = {
     "json": _json,
     "csv": _csv,
     "txt": _each(".txt", "txt", lambda _, face: write_points_txt(face.points).encode()),
     "pts": _each(".pts", "pts", lambda _, face: write_pts(face.points).encode()),
     "overlay": _overlay,
+    "video": _video,
     "crops": _each(".png", "crops", lambda p, face: encode_image(align_face(p.image, face.points), ".png")),
 }
 """What `mmtk landmarks predict` can write."""
-
-
-def write_video(predictions: Iterable[Prediction], path: Path, rate: float) -> Iterator[Prediction]:
-    """Write an overlay video while passing the predictions on.
-
-    Raises:
-        UsageError: if the file cannot be written.
-    """
-    writer = None
-    try:
-        for prediction in predictions:
-            drawn = cv2.cvtColor(draw_faces(prediction), cv2.COLOR_RGB2BGR)
-            if writer is None:
-                size = (drawn.shape[1], drawn.shape[0])
-                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-                if not writer.isOpened():
-                    raise UsageError(f"{path}: cannot be written as a video; name it .mp4")
-            writer.write(drawn)
-            yield prediction
-    finally:
-        if writer is not None:
-            writer.release()
 
 
 def write_submission(predictions: Mapping[str, Points], names: Sequence[str], path: Path) -> None:

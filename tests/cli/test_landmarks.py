@@ -72,7 +72,10 @@ def test_dry_run_writes_nothing(mmtk, jd, tmp_path):
 
 def test_convert_and_profile(mmtk, jd, tmp_path):
     done = mmtk("landmarks", "convert", jd, "--to", "wflw98", "--format", "wflw", "-o", tmp_path / "list.txt")
-    assert "6 faces, wflw98" in done.stdout
+    assert "wflw98 points of 6 faces" in done.stdout
+    misnamed = mmtk("landmarks", "convert", jd, "-o", tmp_path / "list.csv")
+    assert misnamed.exit_code == 2
+    assert "needs a new .json file" in misnamed.stderr
     costs = mmtk("landmarks", "profile", "-c", "tiny", "--json")
     assert json.loads(costs.stdout)["parameters"] > 1000
 

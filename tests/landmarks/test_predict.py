@@ -20,7 +20,6 @@ from mmtoolkit.landmarks.outputs import (
     align_face,
     check_submission,
     write_submission,
-    write_video,
 )
 from mmtoolkit.landmarks.points import Points
 from mmtoolkit.landmarks.predict import (
@@ -231,11 +230,21 @@ def test_a_video_is_followed_and_drawn(landmarker, faces, tmp_path):
         calls.append(1)
         return np.append(face.box, 1).astype(np.float32)[None]
 
-    found = list(write_video(predict_video(landmarker, read_video(path), detector), tmp_path / "out.mp4", 25))
+    found = list(predict_video(landmarker, read_video(path), detector))
+    with OutputFolder(tmp_path / "out", ["video"]) as folder:
+        for prediction in found:
+            folder.write(prediction)
     assert len(found) == 12
     assert {f.track for p in found for f in p.faces} == {0}
     assert len(calls) <= 3
-    assert len(list(read_video(tmp_path / "out.mp4"))) == 12
+    frames = list(read_video(tmp_path / "out" / "overlay.mp4"))
+    assert [rate for rate, _ in frames] == [25] * 12
+    assert frames[0][1].shape == face.image.shape
+    with (
+        OutputFolder(tmp_path / "none", ["video"]) as folder,
+        pytest.raises(UsageError, match="not with a.jpg"),
+    ):
+        folder.write(dataclasses.replace(found[0], name="a.jpg", rate=0.0))
     assert len(list(read_video(path, limit=5))) == 5
     with pytest.raises(DataError, match="cannot be opened"):
         list(read_video(tmp_path / "nowhere.mp4"))

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +79,9 @@ def convert_file(source: Path, target: Path, scheme: str, kind: str, scheme_from
         if wrong is not None:
             raise UsageError(f"--from {scheme_from}: {wrong.name} has {len(wrong.points)} points")
         annotations = [replace(item, scheme=scheme_from) for item in annotations]
-    if kind not in {"pts", "txt"} and (target.exists() or not target.parent.is_dir()):
-        raise UsageError(f"--output {target}: name a new file in a folder that is there")
+    suffix = SUFFIXES.get(kind)
+    if suffix and (target.suffix != suffix or target.exists() or not target.parent.is_dir()):
+        raise UsageError(f"--output {target}: --format {kind} needs a new {suffix} file, its folder there")
     return convert_set(annotations, target, scheme, kind)
 
 
@@ -150,7 +153,7 @@ def _write_coco(target: Path, items: Sequence[Converted]) -> None:
     for number, (item, points, known) in enumerate(items, start=1):
         left, top, right, bottom = (round(value, 2) for value in item.box.tolist())
         triples = np.concatenate([points, 2.0 * known[:, None]], axis=1)
-        images.append({"id": number, "file_name": str(item.picture.name)})
+        images.append({"id": number, "file_name": _relative(item.picture, target.parent)})
         annotations.append(
             {
                 "id": number,
@@ -165,6 +168,15 @@ def _write_coco(target: Path, items: Sequence[Converted]) -> None:
     target.write_text(json.dumps(content), encoding="utf-8")
 
 
+def _relative(picture: text.Place, folder: Path) -> str:
+    """Name a picture as seen from the list, so that the list can be read back; in a zip by its name alone."""
+    if isinstance(picture, zipfile.Path):
+        return picture.name
+    return Path(os.path.relpath(picture, folder)).as_posix()
+
+
+SUFFIXES = {"wflw": ".txt", "csv": ".csv", "coco": ".json"}
+"""Suffixes of the formats that are one file; the others are folders."""
 WRITERS: dict[str, Callable[[Path, Sequence[Converted]], None]] = {
     "txt": _write_txt,
     "pts": _write_pts,
