@@ -29,7 +29,6 @@ def test_parts_of_a_batch_add_up_to_its_mean(batch):
 
 
 def test_two_processes_give_the_metrics_of_one(mmtk, data_folder, tmp_path):
-    pytest.importorskip("mmtoolkit.recommend.search", reason="CD-Net's batches are not shared yet")
     arguments = ["recommend", "train", "-c", "igdmrec", "--data", str(data_folder), "--json", "-q"]
     for change in (
         "data.modalities={}",
