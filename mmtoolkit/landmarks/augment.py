@@ -180,6 +180,8 @@ def _draw_warps(
     mirror = np.where(flips, -1.0, 1.0)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.stack([np.stack([cos * mirror, -sin], 1), np.stack([sin * mirror, cos], 1)], 1)
+    wider = np.exp(settings.stretch / 2 * rng.standard_normal(n))
+    linear = np.stack([wider, 1 / wider], 1)[:, :, None] * linear
     offset = centre - linear @ np.full(2, (size - 1) / 2)
     return np.concatenate([linear, offset[:, :, None]], 2), flips
 

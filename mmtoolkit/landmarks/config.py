@@ -108,6 +108,8 @@ class AugmentSettings(Settings):
     """Spread of the boxes, over that of the challenge's detector."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
     """Largest turn in degrees."""
+    stretch: Weight = 0.05
+    """Spread of the ratio of width to height, by which faces become longer or wider ones."""
     flip: Probability = 0.5
     """Share of mirrored faces."""
     colour: Weight = 0.2

@@ -49,7 +49,10 @@ def trained(jd_folder, tmp_path_factory):
         "train.learning_rate=0.01",
         "train.ema=0.9",
         "train.checkpoint_every=24",
-        *(f"augment.{name}=0" for name in ("rotation", "flip", "occlusion", "box_jitter", "colour", "grey")),
+        *(
+            f"augment.{name}=0"
+            for name in ("rotation", "stretch", "flip", "occlusion", "box_jitter", "colour", "grey")
+        ),
         *(f"augment.{name}=0" for name in ("blur", "low_resolution", "noise")),
     ]
     resolved = resolve(LandmarkSettings, [config_layer("landmarks", "tiny"), *set_layers(changes)])

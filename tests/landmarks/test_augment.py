@@ -10,7 +10,16 @@ from mmtoolkit.landmarks.points import FLIP
 
 MODEL = ModelSettings(size=64, stages=(StageSettings(channels=8), StageSettings(channels=8)))
 STILL = AugmentSettings(
-    box_jitter=0, rotation=0, flip=0, colour=0, grey=0, blur=0, low_resolution=0, occlusion=0, noise=0
+    box_jitter=0,
+    rotation=0,
+    stretch=0,
+    flip=0,
+    colour=0,
+    grey=0,
+    blur=0,
+    low_resolution=0,
+    occlusion=0,
+    noise=0,
 )
 
 
@@ -28,10 +37,10 @@ def dotted(faces, index):
     return dataclasses.replace(face, image=image)
 
 
-@pytest.mark.parametrize("change", ["rotation", "flip", "box_jitter"])
+@pytest.mark.parametrize("change", ["rotation", "stretch", "flip", "box_jitter"])
 @pytest.mark.parametrize("index", [54, 84, 79])
 def test_points_move_with_the_picture(faces, index, change):
-    value = {"rotation": 60.0, "flip": 1.0, "box_jitter": 1.0}[change]
+    value = {"rotation": 60.0, "stretch": 0.3, "flip": 1.0, "box_jitter": 1.0}[change]
     settings = STILL.model_copy(update={change: value})
     crops = store_crops([dotted(faces, index)] * 8, 8, MODEL, rendered=True)
     batch = make_batch(crops, np.arange(8), MODEL, settings, np.random.default_rng(3))

@@ -242,7 +242,7 @@ def test_a_video_is_followed_and_drawn(landmarker, faces, tmp_path):
     assert frames[0][1].shape == face.image.shape
     with (
         OutputFolder(tmp_path / "none", ["video"]) as folder,
-        pytest.raises(UsageError, match="not with a.jpg"),
+        pytest.raises(UsageError, match="not with"),
     ):
         folder.write(dataclasses.replace(found[0], name="a.jpg", rate=0.0))
     assert len(list(read_video(path, limit=5))) == 5
