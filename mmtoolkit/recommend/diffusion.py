@@ -252,8 +252,8 @@ def denoised_lists(
     best, columns, found = [], [], []
     for start in range(0, items, step):
         block = slice(start, start + step)
-        parts = (SparseRows(sp.csr_array(graph[block]), device) for graph in (semantic, behaviour))
-        *_, rows = denoise_steps(net, schedule, *parts, guidance, again)
+        clean, condition = (SparseRows(sp.csr_array(graph[block]), device) for graph in (semantic, behaviour))
+        *_, rows = denoise_steps(net, schedule, clean, condition, guidance, again)
         # The last posterior mean is the prediction itself, so nothing of S is left in the rows.
         assert (rows.semantic, rows.bias) == (0, 1)
         if linked is None:

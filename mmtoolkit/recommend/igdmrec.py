@@ -66,8 +66,8 @@ class Igdmrec(Learner):
             for _ in range(settings.passes):
                 for rows in torch.randperm(items).split(settings.batch_of(items)):
                     chosen = np.sort(rows.numpy())
-                    graphs = (sp.csr_array(graph[chosen]) for graph in (self.semantic, self.behaviour))
-                    loss = training_loss(net, self.schedule, *graphs, settings, loop.workers)
+                    clean, condition = (sp.csr_array(g[chosen]) for g in (self.semantic, self.behaviour))
+                    loss = training_loss(net, self.schedule, clean, condition, settings, loop.workers)
                     losses.append(loop.step("cdnet", self.optimizers["cdnet"], loss))
         return {"loss_diffusion": float(np.mean(losses))}
 
