@@ -77,12 +77,12 @@ def test_overfit_save_load_predict(tiny_data, tiny_settings, new_run, data_folde
         known = {
             int(i)
             for split in ("train", "validation", "test")
-            for i in tiny_data.split(split)[[one.user]].indices
+            for i in tiny_data.split(split)[[one.key]].indices
         }
         assert not known & set(one.items)
         assert one.scores == sorted(one.scores, reverse=True)
         assert len(one.items) == 7
-        expected = (model.items[one.items] @ model.users[one.user]).tolist()
+        expected = (model.items[one.items] @ model.users[one.key]).tolist()
         assert one.scores == pytest.approx(expected, rel=1e-5)
     stored = json.loads(run.results_path.read_text())
     assert stored["test"] == result.test
@@ -137,12 +137,12 @@ def test_negatives_are_never_positives(tiny_data):
     assert len(set(triples[:, 2])) == 60
 
 
-def test_fifty_thousand_items_train_within_three_gigabytes():
+def test_thirty_thousand_items_train_within_two_gigabytes():
     script = Path(__file__).with_name("train_large.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split()[-1])
-    assert peak < 3e9  # one items x items array of float32 alone would take 10e9
+    assert peak < 2e9  # one items x items array of float32 alone would take 3.6e9
 
 
 def test_an_epoch_of_real_batch_size_repeats_to_the_bit(tiny_settings):

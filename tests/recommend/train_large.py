@@ -1,4 +1,4 @@
-"""Train one epoch on 50,000 items and 20,000 users, and print the peak memory in bytes."""
+"""Train one epoch on 30,000 items and 10,000 users, and print the peak memory in bytes."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import Modality, RecommendData
 from mmtoolkit.recommend.train import train
 
-USERS, ITEMS = 20_000, 50_000
+USERS, ITEMS = 10_000, 30_000
 
 
 def split(rng: np.random.Generator, each: int) -> sp.csr_array:
