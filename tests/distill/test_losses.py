@@ -103,7 +103,7 @@ def test_the_guided_teacher_is_the_students_fixed_point(rule, window, prediction
     assert points_loss(points, rule, window, seed=1).item() > 1e-5
 
 
-@pytest.mark.parametrize(("rule", "window"), RULES)
+@pytest.mark.parametrize(("rule", "window"), [RULES[0], RULES[2], RULES[-1]])
 def test_training_reaches_the_fixed_point(rule, window):
     means = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     points = Points(means, Levels.flow(1.0), "flow")
