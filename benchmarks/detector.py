@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--output", type=Path, default=Path("detector.safetensors"))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4500)
     arguments = parser.parse_args()
     (score if arguments.what == "score" else train)(arguments)
 
