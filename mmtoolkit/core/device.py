@@ -1,5 +1,6 @@
 """Devices, precision, seeds and the state of every random generator."""
 
+import atexit
 import random
 import resource
 import sys
@@ -42,7 +43,16 @@ def make_accelerator(device: torch.device) -> "Accelerator":
     """
     from accelerate import Accelerator
 
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    if accelerator.num_processes > 1:
+        atexit.register(_leave_group)
+    return accelerator
+
+
+def _leave_group() -> None:
+    """Leave the group of processes; one that ends without may be aborted by its network threads."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def describe_device(device: torch.device) -> str:

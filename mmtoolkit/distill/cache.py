@@ -54,7 +54,11 @@ class CachedExamples:
     _open: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the pictures; with `flip` every one stands twice, the second time mirrored."""
+        return self._pictures * (2 if self.facts["flip"] else 1)
+
+    @property
+    def _pictures(self) -> int:
         return len(self.facts["prompt_of"])
 
     @property
@@ -64,11 +68,13 @@ class CachedExamples:
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Condition]:
         """Return latents `(rows, *shape)` in float32 and the embeddings of their prompts."""
-        kinds = ["latents"] * len(rows)
-        if self.facts["flip"]:
-            kinds = ["mirrored" if one else "latents" for one in torch.rand(len(rows)) < 0.5]
-        latents = [self._row("latents", kind, int(row)) for kind, row in zip(kinds, rows, strict=True)]
-        return torch.cat(latents).float(), self.conditions([self.facts["prompt_of"][int(r)] for r in rows])
+        own = (rows % self._pictures).tolist()
+        mirrored = (rows >= self._pictures).tolist()
+        latents = [
+            self._row("latents", "mirrored" if turned else "latents", row)
+            for turned, row in zip(mirrored, own, strict=True)
+        ]
+        return torch.cat(latents).float(), self.conditions([self.facts["prompt_of"][row] for row in own])
 
     def conditions(self, prompts: Sequence[int]) -> Condition:
         """Return the embeddings of prompts by number; -1 is no prompt."""

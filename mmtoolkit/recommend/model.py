@@ -53,10 +53,24 @@ class CDNet(nn.Module):
         return F.linear(embedded, self.mix.weight[:, 2 * self.encoder.shape[1] :], self.mix.bias)
 
     def _part(self, encoded: Tensor, weight: Tensor, keep: Tensor | None = None) -> Tensor:
-        unit = F.dropout(F.normalize(encoded, dim=1), self.dropout, self.training)
+        unit = F.normalize(encoded, dim=1)
+        if self.training and self.dropout:
+            unit = drop_entries(unit, self.dropout)
         if keep is not None:
             unit = unit * keep[:, None]
         return product(unit, weight.T, self.dtype)
+
+
+def drop_entries(x: Tensor, share: float) -> Tensor:
+    """Set a share of the entries to zero and scale the others so that the mean stays (dropout).
+
+    Each entry takes 16 bits of a draw of 64; torch's own dropout draws for every entry anew, which takes
+    a fifteenth of a training pass on a CPU.
+    """
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    lots = draws.view(torch.int16)[: x.numel()].view_as(x)
+    kept = lots >= round(share * 2**16) - 2**15
+    return x * (kept / (1 - share))
 
 
 def sinusoidal_embedding(steps: Tensor, width: int) -> Tensor:

@@ -334,9 +334,13 @@ def test_a_stopped_cache_continues_to_the_same_bits(settings_for, tmp_path, monk
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     rows = torch.arange(5)
-    torch.manual_seed(1)
     latents, condition = whole.batch(rows)
     assert latents.shape == (5, 4, 8, 8)
+    assert len(whole) == 10
+    mirrored, same = whole.batch(rows + 5)
+    assert torch.equal(same["text"], condition["text"])
+    assert not torch.allclose(mirrored, latents)
+    assert torch.equal(whole.batch(rows + 5)[0], mirrored)
     assert torch.equal(condition["text"][0], condition["text"][2])
     assert not torch.equal(condition["text"][0], condition["text"][1])
 
