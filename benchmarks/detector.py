@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from mmtoolkit.landmarks.data import Annotation, Face, enclosing_box, official_box, read_annotations
+from mmtoolkit.landmarks.data.face import intersection_over_union
 from mmtoolkit.landmarks.data.images import PICTURES, read_image
-from mmtoolkit.landmarks.detector import CentreNet, Detector, intersection_over_union
+from mmtoolkit.landmarks.detector import CentreNet, Detector
 from mmtoolkit.landmarks.detector_train import FaceBank, fill_bank, save_detector, train_detector
 from mmtoolkit.landmarks.scenery import draw_background
 from mmtoolkit.landmarks.synthetic import render_faces

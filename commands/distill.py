@@ -21,7 +21,7 @@ from .options import (
     Set,
     Verbose,
 )
-from .output import facts_as_text, print_facts, print_json, print_table, start_output
+from .output import print_dry_run, print_facts, print_json, print_table, start_output
 
 if TYPE_CHECKING:
     from mmtoolkit.distill.config import DistillSettings
@@ -126,7 +126,8 @@ def teach(
 
     plan = _plan(config, assignments, {"data.path": data, "seed": seed, "device": device}, resume, output)
     if dry_run:
-        _print_dry_run("distill teach", plan, engine.describe_work(plan.resolved.settings), as_json=as_json)
+        facts = engine.describe_work(plan.resolved.settings)
+        print_dry_run("distill teach", plan.run.path, facts, as_json=as_json)
         return
     result = engine.teach(plan.resolved.settings, plan.run, resume=plan.resume)
     names = ("teacher.safetensors", "results.json", "samples")
@@ -167,10 +168,7 @@ def cache(
     settings = _settings(config, assignments, flags)
     if dry_run:
         facts = engine.describe_work(settings)
-        if as_json:
-            print_json("distill cache", folder=str(output), dry_run=True, **facts)
-        else:
-            print_facts({"folder": f"{output} (not made)", **facts_as_text(facts)})
+        print_dry_run("distill cache", output, facts, as_json=as_json, place="folder")
         return
     examples = engine.write_cache(settings, output)
     if as_json:
@@ -206,7 +204,8 @@ def train(
     flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
     plan = _plan(config or _default(resume), assignments, flags, resume, output)
     if dry_run:
-        _print_dry_run("distill train", plan, engine.describe_work(plan.resolved.settings), as_json=as_json)
+        facts = engine.describe_work(plan.resolved.settings)
+        print_dry_run("distill train", plan.run.path, facts, as_json=as_json)
         return
     result = engine.train(plan.resolved.settings, plan.run, resume=plan.resume)
     names = ("report.html", "results.json", "samples", "checkpoints/last")
@@ -378,14 +377,13 @@ def export(
 def _settings(
     config: str | None, assignments: list[str] | None, flags: Mapping[str, object]
 ) -> "DistillSettings":
-    from mmtoolkit.core.config import config_layer, resolve, set_layers
+    from mmtoolkit.core.config import config_layer, resolve
     from mmtoolkit.distill.config import DistillSettings
 
-    from .plan import flag_layers
+    from .plan import command_layers
 
     layers = [config_layer("distill", config)] if config else []
-    changes = [*set_layers(assignments or []), *flag_layers(flags)]
-    return resolve(DistillSettings, [*layers, *changes]).settings
+    return resolve(DistillSettings, [*layers, *command_layers(assignments, flags)]).settings
 
 
 def _plan(
@@ -395,28 +393,12 @@ def _plan(
     resume: Path | None,
     output: Path | None,
 ) -> "Plan[DistillSettings]":
-    from mmtoolkit.core.config import set_layers
     from mmtoolkit.distill.config import RESUMABLE, DistillSettings
 
-    from .plan import flag_layers, plan_resume, plan_run
+    from .plan import command_layers, plan_training
 
-    changes = [*set_layers(assignments or []), *flag_layers(flags)]
-    if resume:
-        return plan_resume(DistillSettings, resume, config, changes, output, RESUMABLE)
-    return plan_run("distill", DistillSettings, config, changes, output)
-
-
-def _print_dry_run(
-    command: str,
-    plan: "Plan[DistillSettings]",
-    facts: Mapping[str, int | float | str],
-    *,
-    as_json: bool,
-) -> None:
-    if as_json:
-        print_json(command, run=str(plan.run.path), dry_run=True, **facts)
-    else:
-        print_facts({"run": f"{plan.run.path} (not made)", **facts_as_text(facts)})
+    changes = command_layers(assignments, flags)
+    return plan_training("distill", DistillSettings, config, changes, resume, output, RESUMABLE)
 
 
 def _print_result(

@@ -33,7 +33,7 @@ from .options import (
     Set,
     Verbose,
 )
-from .output import facts_as_text, print_facts, print_json, print_table, start_output
+from .output import print_dry_run, print_facts, print_json, print_table, start_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,29 +100,22 @@ def train(
 ) -> None:
     """Train on photographs and rendered faces; without --data on rendered ones alone."""
     start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.core.config import Layer, set_layers
+    from mmtoolkit.core.config import Layer
     from mmtoolkit.landmarks.config import RESUMABLE, LandmarkSettings
 
-    from .plan import flag_layers, plan_resume, plan_run
+    from .plan import command_layers, plan_training
 
-    changes = [*set_layers(assignments or []), *flag_layers({"seed": seed, "device": device})]
+    changes = command_layers(assignments, {"seed": seed, "device": device})
     if data:
         changes.append(Layer("--data", {"data": {"path": [str(path) for path in data]}}))
-    if resume:
-        plan = plan_resume(LandmarkSettings, resume, config, changes, output, RESUMABLE)
+    plan = plan_training("landmarks", LandmarkSettings, config, changes, resume, output, RESUMABLE)
+    if dry_run:
+        from mmtoolkit.landmarks.train import describe_work
+
+        facts = describe_work(plan.resolved.settings)
+        print_dry_run("landmarks train", plan.run.path, facts, as_json=as_json)
     else:
-        plan = plan_run("landmarks", LandmarkSettings, config, changes, output)
-    (_print_dry_run if dry_run else _train)(plan, as_json=as_json)
-
-
-def _print_dry_run(plan: "Plan[LandmarkSettings]", *, as_json: bool) -> None:
-    from mmtoolkit.landmarks.train import describe_work
-
-    facts = describe_work(plan.resolved.settings)
-    if as_json:
-        print_json("landmarks train", run=str(plan.run.path), dry_run=True, **facts)
-    else:
-        print_facts({"run": f"{plan.run.path} (not made)", **facts_as_text(facts)})
+        _train(plan, as_json=as_json)
 
 
 def _train(plan: "Plan[LandmarkSettings]", *, as_json: bool) -> None:

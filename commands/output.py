@@ -56,6 +56,16 @@ def print_facts(facts: Mapping[str, str]) -> None:
         typer.echo(f"{name:<{width}}  {value}")
 
 
+def print_dry_run(
+    command: str, path: Path, facts: Mapping[str, Any], *, as_json: bool, place: str = "run"
+) -> None:
+    """Tell what a command would do and where, having written nothing."""
+    if as_json:
+        print_json(command, **{place: str(path)}, dry_run=True, **facts)
+    else:
+        print_facts({place: f"{path} (not made)", **facts_as_text(facts)})
+
+
 def facts_as_text(facts: Mapping[str, Any]) -> dict[str, str]:
     """Write numbers with separators and the rest as it is."""
     return {k: f"{v:,}" if isinstance(v, int | float) else str(v) for k, v in facts.items()}

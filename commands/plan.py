@@ -13,6 +13,7 @@ from mmtoolkit.core.config import (
     flatten,
     nested,
     resolve,
+    set_layers,
 )
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.run import RunDirectory, default_run_path
@@ -34,6 +35,26 @@ def flag_layers(flags: Mapping[str, Any]) -> list[Layer]:
         for name, value in flags.items()
         if value is not None
     ]
+
+
+def command_layers(assignments: Sequence[str] | None, flags: Mapping[str, Any]) -> list[Layer]:
+    """Turn what the command line changes, `--set` and flags, into layers; flags count more."""
+    return [*set_layers(assignments or []), *flag_layers(flags)]
+
+
+def plan_training(
+    engine: str,
+    settings_class: type[SettingsT],
+    config: str | None,
+    changes: Sequence[Layer],
+    resume: Path | None,
+    output: Path | None,
+    changeable: Sequence[str],
+) -> Plan[SettingsT]:
+    """Plan a new run, or the rest of the run `resume`; see :func:`plan_run` and :func:`plan_resume`."""
+    if resume:
+        return plan_resume(settings_class, resume, config, changes, output, changeable)
+    return plan_run(engine, settings_class, config, changes, output)
 
 
 def plan_run(

@@ -21,7 +21,7 @@ from .options import (
     Set,
     Verbose,
 )
-from .output import facts_as_text, print_facts, print_json, print_table, start_output
+from .output import print_dry_run, print_json, print_table, start_output
 
 if TYPE_CHECKING:
     from mmtoolkit.recommend.config import RecommendSettings
@@ -66,31 +66,19 @@ def train(
 ) -> None:
     """Train until validation stops improving, then test the best epoch once."""
     start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.core.config import set_layers
     from mmtoolkit.recommend.config import RESUMABLE, RecommendSettings
 
-    from .plan import flag_layers, plan_resume, plan_run
+    from .plan import command_layers, plan_training
 
-    flags = {"data.path": data, "seed": seed, "device": device}
-    changes = [*set_layers(assignments or []), *flag_layers(flags)]
-    if resume:
-        plan = plan_resume(RecommendSettings, resume, config, changes, output, RESUMABLE)
-    else:
-        plan = plan_run("recommend", RecommendSettings, config, changes, output)
+    changes = command_layers(assignments, {"data.path": data, "seed": seed, "device": device})
+    plan = plan_training("recommend", RecommendSettings, config, changes, resume, output, RESUMABLE)
     if dry_run:
-        _print_dry_run(plan, as_json=as_json)
+        from mmtoolkit.recommend.train import describe_work
+
+        facts = describe_work(plan.resolved.settings)
+        print_dry_run("recommend train", plan.run.path, facts, as_json=as_json)
     else:
         _train(plan, as_json=as_json)
-
-
-def _print_dry_run(plan: "Plan[RecommendSettings]", *, as_json: bool) -> None:
-    from mmtoolkit.recommend.train import describe_work
-
-    facts = describe_work(plan.resolved.settings)
-    if as_json:
-        print_json("recommend train", run=str(plan.run.path), dry_run=True, **facts)
-    else:
-        print_facts({"run": f"{plan.run.path} (not made)", **facts_as_text(facts)})
 
 
 def _train(plan: "Plan[RecommendSettings]", *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from mmtoolkit.core.errors import UsageError
 
 from . import options
 from .options import Debug, Device, DryRun, Json, Quiet, Seed, Set, Verbose
-from .output import facts_as_text, print_facts, print_json, start_output
+from .output import facts_as_text, print_dry_run, print_facts, print_json, start_output
 
 if TYPE_CHECKING:
     from mmtoolkit.recommend.prepare.config import PrepareSettings
@@ -149,10 +149,7 @@ def _print_dry_run(plan: "Plan[PrepareSettings]", *, as_json: bool) -> None:
     from mmtoolkit.recommend.prepare.write import describe
 
     facts = describe(plan.resolved.settings)
-    if as_json:
-        print_json("recommend prepare", folder=str(plan.run.path), dry_run=True, **facts)
-    else:
-        print_facts({"folder": f"{plan.run.path} (not made)", **facts_as_text(facts)})
+    print_dry_run("recommend prepare", plan.run.path, facts, as_json=as_json, place="folder")
 
 
 def _prepare(plan: "Plan[PrepareSettings]", *, as_json: bool) -> None:

@@ -87,11 +87,11 @@ def _base(
     config: str | None, assignments: list[str] | None, data: Path | None, device: options.DeviceChoice | None
 ) -> "tuple[list[Layer], list[Layer]]":
     """Return the layers of the preset, and those of what is changed on the command line."""
-    from mmtoolkit.core.config import config_layer, set_layers
+    from mmtoolkit.core.config import config_layer
 
-    from .plan import flag_layers
+    from .plan import command_layers
 
-    changes = [*set_layers(assignments or []), *flag_layers({"data.path": data, "device": device})]
+    changes = command_layers(assignments, {"data.path": data, "device": device})
     return [config_layer("recommend", config)] if config else [], changes
 
 

@@ -1,4 +1,4 @@
-"""Curves as PNG and the run's report as one HTML page that needs nothing beside it."""
+"""Curves as PNG, tables as markdown, and the run's report as one HTML page that needs nothing beside it."""
 
 import base64
 import html
@@ -59,6 +59,12 @@ def plot_curves(
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return path
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table as markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_report(

@@ -144,13 +144,14 @@ def write_atomic(path: Path, text: str) -> None:
 
 def environment() -> dict[str, Any]:
     """Describe the machine and the versions that matter, without importing any of them."""
+    memory = total_memory()
     return {
         "mmtoolkit": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": memory and round(memory / 2**30, 1),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -190,8 +191,9 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _memory_gib() -> float | None:
+def total_memory() -> int | None:
+    """Return the bytes of this machine's memory, or None where nobody says."""
     try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None

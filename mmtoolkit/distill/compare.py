@@ -11,7 +11,7 @@ from mmtoolkit.core.config import Layer, Resolved, flatten, nested, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.plots import plot_curves, write_report
+from mmtoolkit.core.plots import markdown_table, plot_curves, write_report
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.evaluate import (
@@ -145,8 +145,8 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings)
         [*(curve for curve in curves if curve), *sorted(run.path.glob("*-s*.png"))],
         run.config_path.read_text(encoding="utf-8"),
     )
-    text = "\n\n".join(f"{title}\n\n{markdown(table)}" for title, table in tables.items())
-    (run.path / "tables.md").write_text(text + "\n", encoding="utf-8")
+    text = "\n".join(f"{title}\n\n{markdown_table(*table)}" for title, table in tables.items())
+    (run.path / "tables.md").write_text(text, encoding="utf-8")
 
 
 def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
@@ -162,13 +162,6 @@ def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
     rows = [records[steps] for steps in sorted(records)]
     target = path / "plots" / f"{metric}.png"
     return plot_curves(rows, list(comparison.scores), target, x="steps", title=f"{metric}, eta 0")
-
-
-def markdown(table: Table) -> str:
-    """Write a table as Markdown."""
-    columns, rows = table
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def flat_comparison(comparison: Comparison) -> dict[str, float]:

@@ -112,6 +112,33 @@ def check_finite(loss: float, step: int, setting: str) -> float:
     return loss
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """Scale the gradients down to a norm of at most `limit` and return the norm before."""
-    return float(nn.utils.clip_grad_norm_(list(parameters), limit))
+def take_step(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    parameters: Iterable[nn.Parameter],
+    limit: float,
+    loss: float,
+    step: int,
+    setting: str,
+) -> float:
+    """Step down gradients of at most a norm of `limit` and return their norm before.
+
+    Args:
+        optimizer: of the parameters.
+        scaler: that scaled the loss, enabled in float16.
+        parameters: whose gradients are there.
+        limit: largest norm.
+        loss: of this step, over all processes.
+        step: its number, from 1.
+        setting: to lower where the loss is no number.
+
+    Raises:
+        DivergenceError: if it is not; a scaled step that overflows is left out instead, and the scale halved.
+    """
+    scaler.unscale_(optimizer)
+    norm = float(nn.utils.clip_grad_norm_(list(parameters), limit))
+    if not scaler.is_enabled():
+        check_finite(loss, step, setting)
+    scaler.step(optimizer)
+    scaler.update()
+    return norm

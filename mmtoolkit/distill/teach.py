@@ -26,12 +26,11 @@ from mmtoolkit.distill.generate import save_grid, teacher_samples
 from mmtoolkit.distill.loop import (
     Average,
     batch_rows,
-    check_finite,
-    clip_gradients,
     cooldown,
     parts_of,
     set_rate,
     step_generator,
+    take_step,
     warmup,
 )
 from mmtoolkit.distill.model import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
@@ -171,15 +170,18 @@ def train_step(teaching: Teaching) -> tuple[float, float]:
     teaching.optimizer.zero_grad(set_to_none=True)
     loss = _loss(teaching, clean, condition, part)
     teaching.scaler.scale(loss).backward()
-    teaching.scaler.unscale_(teaching.optimizer)
     parameters = denoiser.trainable()
-    norm = clip_gradients(parameters.values(), settings.clip)
     value = float(teaching.accelerator.reduce(loss.detach(), "mean"))
-    if not teaching.scaler.is_enabled():  # a scaled step that overflows is left out, and the scale halved
-        check_finite(value, teaching.step + 1, "teach.learning_rate")
-    teaching.scaler.step(teaching.optimizer)
-    teaching.scaler.update()
     teaching.step += 1
+    norm = take_step(
+        teaching.optimizer,
+        teaching.scaler,
+        parameters.values(),
+        settings.clip,
+        value,
+        teaching.step,
+        "teach.learning_rate",
+    )
     teaching.average.update(parameters, teaching.step)
     return value, norm
 

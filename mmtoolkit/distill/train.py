@@ -32,11 +32,10 @@ from mmtoolkit.distill.generate import save_grid, student_samples, teacher_sampl
 from mmtoolkit.distill.loop import (
     Average,
     batch_rows,
-    check_finite,
-    clip_gradients,
     parts_of,
     set_rate,
     step_generator,
+    take_step,
     warmup,
 )
 from mmtoolkit.distill.losses import Draw, distillation_loss
@@ -287,14 +286,17 @@ def train_step(training: Training) -> tuple[float, float]:
     set_rate(training.optimizer, settings.learning_rate * warmup(training.step, settings.warmup))
     training.optimizer.zero_grad(set_to_none=True)
     loss = backward(training, rows, draw(training))
-    training.scaler.unscale_(training.optimizer)
-    norm = clip_gradients(training.parameters.values(), settings.clip)
     value = float(training.accelerator.reduce(loss, "mean"))
-    if not training.scaler.is_enabled():  # a scaled step that overflows is left out, and the scale halved
-        check_finite(value, training.step + 1, "train.learning_rate")
-    training.scaler.step(training.optimizer)
-    training.scaler.update()
     training.step += 1
+    norm = take_step(
+        training.optimizer,
+        training.scaler,
+        training.parameters.values(),
+        settings.clip,
+        value,
+        training.step,
+        "train.learning_rate",
+    )
     training.average.update(training.parameters, training.step)
     return value, norm
 

@@ -22,6 +22,7 @@ from mmtoolkit.landmarks.data.face import (
     Boxes,
     Image,
     enclosing_box,
+    intersection_over_union,
 )
 from mmtoolkit.landmarks.points import Points
 from mmtoolkit.landmarks.render import Array
@@ -161,12 +162,6 @@ def suppress(boxes: Boxes, scores: Boxes, overlap: float) -> list[int]:
         if all(intersection_over_union(boxes[number], boxes[other]) <= overlap for other in kept):
             kept.append(number)
     return kept
-
-
-def intersection_over_union(one: Boxes, other: Boxes) -> float:
-    """Return the shared area of two boxes `(4,)` over their joint area."""
-    shared = np.prod(np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None))
-    return float(shared / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - shared))
 
 
 @cache

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mmtoolkit.landmarks.data.face import Boxes, enclosing_box
+from mmtoolkit.landmarks.data.face import Boxes, enclosing_box, intersection_over_union
 from mmtoolkit.landmarks.points import Points
 
 
@@ -91,11 +91,3 @@ class Tracker:
             numbers.append(best)
             filtered.append(kept(one) if self.smooth else one)
         return numbers, np.stack(filtered) if filtered else points
-
-
-def intersection_over_union(one: Boxes, other: Boxes) -> float:
-    """Return the overlap of two boxes `(4,)` as a share of what they cover together."""
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    areas = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]))
-    return shared / max(1e-9, areas - shared)

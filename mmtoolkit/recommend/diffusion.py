@@ -113,7 +113,7 @@ def training_loss(
     steps = torch.randint(len(schedule.signal), (batch,))
     draws = batch if settings.condition_dropout_per == "row" else 1
     keep = (torch.rand(draws) >= settings.condition_dropout).float().expand(batch)
-    vectors = torch.randn(settings.noise_vectors, len(net.encoder))
+    vectors = torch.randn(settings.noise_vectors, len(net.encoder), device=device)
     parts = torch.arange(batch).split(-(-batch // PARTS))
     seeds = torch.randint(2**62, (len(parts),)).tolist()
     mine = range(workers.rank, len(parts), workers.count) or range(1)
@@ -122,7 +122,7 @@ def training_loss(
     clean = SparseRows(sp.csr_array(semantic[rows.numpy()]), device)
     condition = SparseRows(sp.csr_array(behaviour[rows.numpy()]), device)
     encoded, conditions = bag(net.encoder, clean), bag(net.encoder, condition)
-    directions = product(vectors.to(device), net.encoder, net.dtype)
+    directions = product(vectors, net.encoder, net.dtype)
 
     def mix(seed: int, encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
         with seeded(seed, device):

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from mmtoolkit.core.plots import STYLE
+from mmtoolkit.core.plots import STYLE, markdown_table
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.compare import Comparison
 
@@ -56,12 +56,6 @@ def comparison_table(
 def with_deviation(mean: float, deviation: float | None) -> str:
     """Write `mean ± deviation`, or the mean alone where there is but one run."""
     return f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table as markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_comparison(comparison: Comparison, folder: Path, reference: str = "") -> list[Path]:

@@ -12,10 +12,11 @@ import torch
 
 from mmtoolkit.core.device import peak_memory
 from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.plots import markdown_table
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.config import DataSettings, RecommendSettings
-from mmtoolkit.recommend.pictures import markdown_table, plot_lines
+from mmtoolkit.recommend.pictures import plot_lines
 from mmtoolkit.recommend.study import worker_pool
 from mmtoolkit.recommend.synthetic import make_large
 from mmtoolkit.recommend.train import set_up, train_epoch

@@ -20,12 +20,13 @@ from mmtoolkit.core.checkpoint import LAST
 from mmtoolkit.core.config import Layer, Resolved, Values, config_layer, nested, resolve
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import setup_logging
+from mmtoolkit.core.plots import markdown_table
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory, write_atomic
 from mmtoolkit.recommend.compare import Comparison, compare
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import load_data
-from mmtoolkit.recommend.pictures import markdown_table, plot_lines, with_deviation, write_comparison
+from mmtoolkit.recommend.pictures import plot_lines, with_deviation, write_comparison
 from mmtoolkit.recommend.train import train
 
 FULL = "full"

@@ -19,12 +19,13 @@ import yaml
 from mmtoolkit.core.config import Layer, Resolved, config_layer, flatten, nested, resolve
 from mmtoolkit.core.errors import DivergenceError, RunError, UsageError
 from mmtoolkit.core.logging import logger
+from mmtoolkit.core.plots import markdown_table
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import RecommendData, load_data
 from mmtoolkit.recommend.extras import need
-from mmtoolkit.recommend.pictures import markdown_table, plot_lines
+from mmtoolkit.recommend.pictures import plot_lines
 from mmtoolkit.recommend.train import epochs, set_up
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtoolkit.landmarks.data.face import enclosing_box, official_box
+from mmtoolkit.landmarks.data.face import enclosing_box, intersection_over_union, official_box
 from mmtoolkit.landmarks.detector import (
     STRIDE,
     WEIGHTS,
@@ -12,7 +12,6 @@ from mmtoolkit.landmarks.detector import (
     Detector,
     decode,
     detector_box,
-    intersection_over_union,
     suppress,
     widen,
 )

@@ -75,3 +75,11 @@ def _place_box(true: Boxes, width: float, height: float, shift_x: float, shift_y
     centre = (true[:2] + true[2:]) / 2 + size * [shift_x, shift_y]
     half = size * [width, height] / 2
     return np.concatenate([centre - half, centre + half]).astype(np.float32)
+
+
+def intersection_over_union(one: Boxes, other: Boxes) -> float:
+    """Return the overlap of two boxes `(4,)` as a share of what they cover together."""
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    shared = float(np.prod(np.clip(high - low, 0, None)))
+    areas = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]))
+    return shared / max(1e-9, areas - shared)

@@ -1,6 +1,5 @@
 """Peers that are fitted in one go: popularity, item k-NN and EASE."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from mmtoolkit.core.checkpoint import Checkpoint, matching_weights
 from mmtoolkit.core.errors import RunError
+from mmtoolkit.core.run import total_memory
 from mmtoolkit.recommend.graph import BLOCK_ENTRIES
 from mmtoolkit.recommend.learner import HistoryWeights, Learner, Loop, SameForAll
 
@@ -168,12 +168,8 @@ def check_memory(items: int) -> None:
     Raises:
         RunError: if the machine has less memory than that.
     """
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return
-    needed = 3 * 4 * items**2
-    if needed > there:
+    there, needed = total_memory(), 3 * 4 * items**2
+    if there is not None and needed > there:
         raise RunError(
             f"ease: {items:,} items need {needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}; "
             "use --set model.kind=item-knn for as many items"
