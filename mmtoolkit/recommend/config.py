@@ -60,6 +60,9 @@ class GraphSettings(Settings):
     """Largest entries of each denoised row that become edges."""
     denoised_weights: Literal["binary", "score"] = "binary"
     """Weight of those edges: 1, or the denoised entry itself where it is positive."""
+    semantic_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the semantic graph in the item graph that the recommender uses beside the denoised one, which
+    is far from it in the first epochs; 0 as published."""
     search: Literal["auto", "all", "candidates"] = "auto"
     """Where those entries are looked for: among all items, or among an item's neighbours in the semantic
     and the behavioural graph and their neighbours; `auto`: all items up to 200,000."""
@@ -128,6 +131,23 @@ class ModelSettings(Settings):
     """Graph of IGDMRec's item propagation; `semantic` switches the diffusion off."""
 
 
+class HistorySettings(Settings):
+    """What a user's history says of an item directly, added to IGDMRec's inner product when ranking.
+
+    Sixty-four numbers cannot keep every pair of items that people buy together; a sparse matrix can. The
+    published method has no such term.
+    """
+
+    weight: Weight = 0.0
+    """Factor on the sum, over what the user has, of the similarities to the item; 0 leaves it out."""
+    neighbours: Count = 500
+    """Most similar items that an item of the history speaks for."""
+    shrinkage: Weight = 50.0
+    """Added to the denominator of the cosine of two items' users, so that rare pairs count less."""
+    graph_weight: Weight = 0.0
+    """Factor on the item graph in those similarities, for items that nobody shares yet."""
+
+
 class PeerSettings(Settings):
     """What only one of the peers has; the rest they share with IGDMRec."""
 
@@ -162,6 +182,8 @@ class TrainSettings(Settings):
     """Weight of InfoNCE between the denoised and the semantic item representation."""
     contrast_on_semantic: bool = False
     """Keep InfoNCE with `model.item_graph: semantic` too, where both views are the same."""
+    contrast_with: Literal["items", "batch"] = "items"
+    """Contrast with all items as published, or with those of the batch alone, which costs less."""
     contrast_temperature: Positive = 0.2
     """Temperature tau of InfoNCE."""
     embedding_penalty: Weight = 1e-7
@@ -201,6 +223,7 @@ class RecommendSettings(Settings):
     graph: GraphSettings = GraphSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
     model: ModelSettings = ModelSettings()
+    history: HistorySettings = HistorySettings()
     peers: PeerSettings = PeerSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.recommend.data import IntArray
 from mmtoolkit.recommend.graph import modality_weights
-from mmtoolkit.recommend.learner import HistoryWeights
 from mmtoolkit.recommend.lists import Ranked
 from mmtoolkit.recommend.load import Model
 from mmtoolkit.recommend.names import Names
@@ -49,7 +48,7 @@ class Explanation:
     """A score, twice taken apart: by the user's history and by the item's neighbours.
 
     score = sum of `history` + `history_rest` + `own`
-          = sum of `neighbours` + `neighbours_rest` + `collaborative`
+          = sum of `neighbours` + `neighbours_rest` + `collaborative` + `remembered`
 
     Attributes:
         history: the largest parts of what the user has; `history_rest` is the others' sum.
@@ -57,6 +56,7 @@ class Explanation:
         neighbours: the largest parts of the recommended item's neighbours in the item graph, itself
             among them; `neighbours_rest` is the others' sum. None for models without such a graph.
         collaborative: part of what the item has from its buyers.
+        remembered: part that the history has directly (`history.weight`), which `history` includes.
     """
 
     user: int
@@ -68,6 +68,7 @@ class Explanation:
     neighbours: list[Reason] | None = None
     neighbours_rest: float = 0.0
     collaborative: float = 0.0
+    remembered: float = 0.0
 
 
 class Links:
@@ -148,7 +149,7 @@ class Explainer:
         """
         self.model, self.most, self.links = model, most, Links(model)
         self.paths = linear_paths(model)
-        if self.paths is None and not isinstance(model.scorer, HistoryWeights):
+        if self.paths is None and model.history is None:
             raise UsageError(
                 f"--explain: the scores of {model.settings.model.kind} are no sums over history or "
                 "neighbours; take a run of igdmrec, freedom, lightgcn, ease or item-knn"
@@ -163,24 +164,28 @@ class Explainer:
         """Take the score of an item for a user apart."""
         train = self.model.data.train
         history = train.indices[train.indptr[user] : train.indptr[user + 1]].astype(np.int64)
+        remembered = self._weights_of_history(history, item)
         if self.paths is None:
-            parts = self._weights_of_history(history, item)
-            reasons, rest = self._largest(item, history, parts)
-            return Explanation(user, item, float(parts.sum()), reasons, rest)
-        return self._explain_paths(self.paths, user, item, history)
+            reasons, rest = self._largest(item, history, remembered)
+            return Explanation(user, item, float(remembered.sum()), reasons, rest)
+        return self._explain_paths(self.paths, user, item, history, remembered)
 
     def _weights_of_history(self, history: IntArray, item: int) -> DoubleArray:
-        scorer = self.model.scorer
-        assert isinstance(scorer, HistoryWeights)
-        if isinstance(scorer.weights, torch.Tensor):
-            return scorer.weights[torch.from_numpy(history), item].double().cpu().numpy()
-        column = scorer.weights[history][:, [item]].toarray()
+        """Return what each item of a history adds to a score directly, `(history,)`."""
+        if self.model.history is None:
+            return np.zeros(len(history))
+        weights = self.model.history.weights
+        if isinstance(weights, torch.Tensor):
+            return weights[torch.from_numpy(history), item].double().cpu().numpy()
+        column = weights[history][:, [item]].toarray()
         return np.asarray(column, np.float64).ravel()
 
-    def _explain_paths(self, paths: LinearPaths, user: int, item: int, history: IntArray) -> Explanation:
+    def _explain_paths(
+        self, paths: LinearPaths, user: int, item: int, history: IntArray, remembered: DoubleArray
+    ) -> Explanation:
         vectors = paths.history_vectors(history)
         own = float(paths.own[user] @ self._items[item])
-        by_history = vectors @ self._items[item]
+        by_history = vectors @ self._items[item] + remembered
         whole = paths.own[user] + vectors.sum(axis=0)
         graph = paths.item_graph
         row = slice(graph.indptr[item], graph.indptr[item + 1])
@@ -198,6 +203,7 @@ class Explainer:
             neighbours,
             neighbours_rest,
             float(paths.collaborative[item] @ whole),
+            float(remembered.sum()),
         )
 
     def _largest(self, item: int, items: IntArray, parts: DoubleArray) -> tuple[list[Reason], float]:
@@ -227,7 +233,7 @@ def explanation_record(one: Explanation, users: Names, items: Names) -> dict[str
         "history_rest": one.history_rest,
     }
     if one.neighbours is not None:
-        record |= {"own": one.own, "collaborative": one.collaborative}
+        record |= {"own": one.own, "collaborative": one.collaborative, "remembered": one.remembered}
         record |= {"neighbours": reasons(one.neighbours), "neighbours_rest": one.neighbours_rest}
     return record
 
@@ -245,6 +251,8 @@ def explanation_text(one: Explanation, rank: int, items: Names) -> str:
         lines += _reason_lines(one.neighbours, one.item, items)
         lines.append(f"       {one.neighbours_rest:+.4f}  other neighbours")
         lines.append(f"       {one.collaborative:+.4f}  the item's own buyers")
+        if one.remembered:
+            lines.append(f"       {one.remembered:+.4f}  what people buy together with the history")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ FOLDER/
   users.npy items.npy      representations, (users, width) and (items, width), float32
   user_ids.txt item_ids.txt  the id of each row
   items.faiss              inner-product index of the items
+  history.npz              with `history.weight`: what a user has speaks for an item, (items, items), sparse
   export.json              sizes, and the recall of the index
 """
 
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 
 from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.data import FloatArray
 from mmtoolkit.recommend.extras import need
@@ -33,7 +36,9 @@ def export(
     """Write the representations, and check the index against exact top-K lists.
 
     Args:
-        model: from :func:`mmtoolkit.recommend.load.load_model`.
+        model: from :func:`mmtoolkit.recommend.load.load_model`. Where it has a history part, a score is
+            the inner product plus the user's row of 0 and 1 times history.npz; the index knows of the
+            first alone.
         names: ids of users and items.
         folder: new or empty.
         index: `flat` (exact), `hnsw` (approximate, faster on many items) or `none`.
@@ -58,6 +63,12 @@ def export(
     if built is not None:
         facts |= {"checked_users": min(CHECKED_USERS, len(users))}
         facts |= {f"recall@{top_k}": index_recall(built, users, items, top_k)}
+    history = None if model.history is None else sp.csr_array(model.history.weights)
+    if history is not None:
+        logger.warning(
+            "scores have a part that no index of inner products holds: history.npz (docs, Serving)"
+        )
+        facts |= {"history_links": history.nnz}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,6 +76,8 @@ def export(
     for kind, rows, ids in zip(("user", "item"), (users, items), names, strict=True):
         np.save(folder / f"{kind}s.npy", np.ascontiguousarray(rows))
         write_atomic(folder / f"{kind}_ids.txt", "".join(f"{ids.id(n)}\n" for n in range(len(rows))))
+    if history is not None:
+        sp.save_npz(folder / "history.npz", history)
     if built is not None:
         need("faiss", "faiss", "the index").write_index(built, str(folder / "items.faiss"))
     write_atomic(folder / "export.json", json.dumps(facts, indent=2) + "\n")

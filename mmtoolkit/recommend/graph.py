@@ -4,13 +4,15 @@ All are sparse `(items, items)` matrices with at most a few entries a row; nothi
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from mmtoolkit.core.errors import DataError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.recommend.config import DataSettings, GraphSettings
 from mmtoolkit.recommend.data import FloatArray, IntArray, Modality, RecommendData
+from mmtoolkit.recommend.sparse import SparseRows, bag
 
 warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")  # torch's, at the first product
 with warnings.catch_warnings():
@@ -32,24 +35,29 @@ BLOCK_ENTRIES = 2**24
 class Graph:
     """A sparse matrix ready to be multiplied with embeddings, forwards and backwards."""
 
-    edges: EdgeIndex
-    weights: Tensor
+    rows: SparseRows
 
     @classmethod
     def from_scipy(cls, matrix: sp.csr_array, device: torch.device) -> Self:
         """Move a sparse matrix `(rows, columns)` to a device."""
         matrix = sp.csr_array(matrix)
         matrix.sort_indices()
-        coo = matrix.tocoo()
+        return cls(SparseRows(matrix, device))
+
+    @cached_property
+    def edges(self) -> tuple[EdgeIndex, Tensor]:
+        """The same matrix as edges and their weights, for GPUs."""
+        coo, device = self.rows.matrix.tocoo(), self.rows.device
         index = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-        rows, columns = matrix.shape
-        edges = EdgeIndex(index, sparse_size=(rows, columns), sort_order="row").to(device)
-        weights = torch.from_numpy(coo.data.astype(np.float32)).to(device)
-        return cls(edges.fill_cache_(), weights)
+        edges = EdgeIndex(index, sparse_size=coo.shape, sort_order="row").to(device)
+        return edges.fill_cache_(), torch.from_numpy(coo.data.astype(np.float32)).to(device)
 
     def propagate(self, x: Tensor) -> Tensor:
         """Multiply the matrix with `x`, `(columns, width)` to `(rows, width)`."""
-        product: Tensor = self.edges.matmul(x, self.weights)
+        if not x.is_cuda:
+            return bag(x, self.rows)  # several times as fast there, see benchmarks/graph_products.py
+        edges, weights = self.edges
+        product: Tensor = edges.matmul(x, weights)
         return product
 
 
@@ -139,24 +147,59 @@ def behaviour_graph(train: sp.csr_array, settings: GraphSettings) -> sp.csr_arra
     Counts below the threshold are dropped, the largest of each row kept (of equal ones the lower id).
     Entries are 1, or with `behaviour_weights: count` the share of the row's largest count.
     """
+    blocks = []
+    for _, counts in _shared_users(train, settings.co_occurrence_threshold):
+        block = _largest_of_rows(counts, counts.data, settings.behaviour_neighbours)
+        largest = block.data
+        if settings.behaviour_weights == "count":
+            largest = np.repeat(block.max(axis=1).toarray().ravel(), np.diff(block.indptr))
+        block.data = block.data / largest
+        blocks.append(block)
+    loops = sp.eye_array(train.shape[1], dtype=np.float32, format="csr")
+    return sp.csr_array(sp.vstack(blocks) + loops).astype(np.float32)
+
+
+def cosine_neighbours(train: sp.csr_array, neighbours: int, shrinkage: float) -> sp.csr_array:
+    """Keep the largest shrunk cosines of each item's users with those of the others.
+
+    The similarity of i and j is |U_i n U_j| / (sqrt(|U_i| |U_j|) + shrinkage).
+
+    Args:
+        train: `(users, items)`.
+        neighbours: entries kept in each row (of equal ones the lower id).
+        shrinkage: makes pairs that few users share count less.
+
+    Returns:
+        `(items, items)`, nothing on the diagonal.
+    """
+    root = np.sqrt(np.bincount(train.indices, minlength=train.shape[1]))
+    blocks = []
+    for start, counts in _shared_users(train):
+        cosines = counts.data / (root[counts.row + start] * root[counts.col] + shrinkage)
+        blocks.append(_largest_of_rows(counts, cosines, neighbours))
+    return sp.csr_array(sp.vstack(blocks)).astype(np.float32)
+
+
+def _shared_users(train: sp.csr_array, fewest: int = 1) -> Iterator[tuple[int, sp.coo_array]]:
+    """Count the users of pairs of different items, a block of items at a time.
+
+    Yields:
+        First item of the block, and the counts `(block, items)` that are at least `fewest`.
+    """
     by_item = sp.csr_array(train.T)
     items = by_item.shape[0]
-    blocks = []
-    for start in range(0, items, step := 4096):
-        counts = sp.csr_array(by_item[start : start + step] @ train)
-        coo = counts.tocoo()
-        keep = (coo.data >= settings.co_occurrence_threshold) & (coo.row + start != coo.col)
-        rows, columns, values = coo.row[keep], coo.col[keep], coo.data[keep]
-        order = np.lexsort((columns, -values, rows))
-        rows, columns, values = rows[order], columns[order], values[order]
-        place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        largest = values[np.searchsorted(rows, rows)]
-        values = values / largest if settings.behaviour_weights == "count" else np.ones_like(values)
-        first = place < settings.behaviour_neighbours
-        shape = (min(step, items - start), items)
-        blocks.append(sp.csr_array((values[first], (rows[first], columns[first])), shape))
-    loops = sp.eye_array(items, dtype=np.float32, format="csr")
-    return sp.csr_array(sp.vstack(blocks) + loops).astype(np.float32)
+    for start in range(0, items, step := max(1, BLOCK_ENTRIES // items)):
+        coo = sp.csr_array(by_item[start : start + step] @ train).tocoo()
+        kept = (coo.data >= fewest) & (coo.row + start != coo.col)
+        yield start, sp.coo_array((coo.data[kept], (coo.row[kept], coo.col[kept])), coo.shape)
+
+
+def _largest_of_rows(places: sp.coo_array, values: NDArray[Any], k: int) -> sp.csr_array:
+    """Put values at the places of a matrix and keep the k largest of each row (of equal ones the first)."""
+    order = np.lexsort((places.col, -values, places.row))
+    rows, columns, values = places.row[order], places.col[order], values[order]
+    first = np.arange(len(rows)) - np.searchsorted(rows, rows) < k
+    return sp.csr_array((values[first], (rows[first], columns[first])), places.shape)
 
 
 def weighted_list_graph(lists: Tensor, scores: Tensor, weights: Literal["binary", "score"]) -> sp.csr_array:

@@ -21,7 +21,8 @@ from mmtoolkit.recommend.graph import (
     user_item_graph,
     weighted_list_graph,
 )
-from mmtoolkit.recommend.learner import Embeddings, Learner, Loop, adam, load_module, pick
+from mmtoolkit.recommend.history import History
+from mmtoolkit.recommend.learner import Embeddings, Learner, Loop, WithHistory, adam, load_module, pick
 from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty, info_nce
 from mmtoolkit.recommend.model import CDNet, Recommender
 from mmtoolkit.recommend.search import EXACT_UP_TO
@@ -47,8 +48,9 @@ class Igdmrec(Learner):
         if self.net is not None:
             self.optimizers["cdnet"] = adam(self.net, settings.diffusion.learning_rate)
         self.user_item = Graph.from_scipy(user_item_graph(data.train), device)
-        self.item_graph = normalise_symmetric(self.semantic)
-        self.semantic_normalised = Graph.from_scipy(self.item_graph, device)
+        self.history = History(data.train, settings.history)
+        self.item_graph = self.semantic_normalised = normalise_symmetric(self.semantic)
+        self._semantic_propagation = Graph.from_scipy(self.item_graph, device)
         self._use(self.item_graph)
 
     def begin_epoch(self, loop: Loop) -> dict[str, float]:
@@ -87,7 +89,9 @@ class Igdmrec(Learner):
                 candidates=few,
             )
             denoised = weighted_list_graph(lists, scores, graph.denoised_weights)
-            self._use(normalise_symmetric(denoised))
+            share = np.float32(graph.semantic_share)
+            mixture = (1 - share) * normalise_symmetric(denoised) + share * self.semantic_normalised
+            self._use(sp.csr_array(mixture))
         kept = (denoised != 0).multiply(self.semantic != 0).nnz / max(1, self.semantic.nnz)
         facts = {"kept_semantic_edges": kept}
         if few:
@@ -110,15 +114,17 @@ class Igdmrec(Learner):
         loss = loss + settings.embedding_penalty * embedding_penalty(user, positive, negative)
         contrasted = self.net is not None or settings.contrast_on_semantic
         if contrasted and settings.contrast_weight:
-            other = items + self.semantic_normalised.propagate(recommender.items)
-            contrast = info_nce(view, other, batch[:, 1], settings.contrast_temperature)
+            other = items + self._semantic_propagation.propagate(recommender.items)
+            in_batch = settings.contrast_with == "batch"
+            contrast = info_nce(view, other, batch[:, 1], settings.contrast_temperature, in_batch=in_batch)
             loss = loss + settings.contrast_weight * contrast
         return loss
 
     @torch.no_grad()
-    def scorer(self) -> Embeddings:
-        """Return the representations of users and items."""
-        return Embeddings(*self.recommender(self.user_item, self._propagation))
+    def scorer(self) -> Embeddings | WithHistory:
+        """Return the representations of users and items, and what histories add to them."""
+        embeddings = Embeddings(*self.recommender(self.user_item, self._propagation))
+        return self.history.add_to(embeddings, self.item_graph, self.device)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the embeddings and the item graph that they were trained on."""
@@ -182,13 +188,14 @@ def stored_scorer(
     checkpoint: Checkpoint,
     path: Path,
     device: torch.device,
-) -> Embeddings:
+) -> Embeddings | WithHistory:
     """Rank with a checkpoint, without the graphs and the network that only training needs."""
     recommender = Recommender(data.users, data.items, settings.model)
     load_module(recommender, checkpoint, path)
-    item_graph = Graph.from_scipy(stored_item_graph(checkpoint, data.items), device)
+    item_graph = stored_item_graph(checkpoint, data.items)
     user_item = Graph.from_scipy(user_item_graph(data.train), device)
-    return Embeddings(*recommender.to(device)(user_item, item_graph))
+    embeddings = Embeddings(*recommender.to(device)(user_item, Graph.from_scipy(item_graph, device)))
+    return History(data.train, settings.history).add_to(embeddings, item_graph, device)
 
 
 def stored_item_graph(checkpoint: Checkpoint, items: int) -> sp.csr_array:

@@ -69,6 +69,18 @@ class HistoryWeights:
 
 
 @dataclass(frozen=True)
+class WithHistory:
+    """Inner products plus what the history says directly."""
+
+    embeddings: Embeddings
+    history: HistoryWeights
+
+    def scores(self, users: IntArray) -> Tensor:
+        """Return the scores of all items for some users, `(users, items)`."""
+        return self.embeddings.scores(users).add_(self.history.scores(users))
+
+
+@dataclass(frozen=True)
 class SameForAll:
     """The same scores for every user, `(items,)`."""
 

@@ -16,7 +16,7 @@ from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
 from mmtoolkit.recommend.igdmrec import Igdmrec, stored_item_graph, stored_scorer
-from mmtoolkit.recommend.learner import Embeddings, Learner, Scorer
+from mmtoolkit.recommend.learner import Embeddings, HistoryWeights, Learner, Scorer, WithHistory
 from mmtoolkit.recommend.noise import spoil
 from mmtoolkit.recommend.peers.closed import Ease, ItemKnn, Popularity
 from mmtoolkit.recommend.peers.learned import BprMf, Freedom, LightGcn, Vbpr
@@ -54,14 +54,25 @@ class Model:
     item_graph: sp.csr_array | None
 
     @property
+    def history(self) -> HistoryWeights | None:
+        """What the history adds to a score, or all of it; None where scores have no such part."""
+        part = self.scorer.history if isinstance(self.scorer, WithHistory) else self.scorer
+        return part if isinstance(part, HistoryWeights) else None
+
+    @property
     def users(self) -> Tensor | None:
-        """Representations `(users, width)`; None where scores are no inner products."""
-        return self.scorer.users if isinstance(self.scorer, Embeddings) else None
+        """Representations `(users, width)`; None where scores have no inner products."""
+        return None if (embeddings := self._embeddings) is None else embeddings.users
 
     @property
     def items(self) -> Tensor | None:
-        """Representations `(items, width)`; None where scores are no inner products."""
-        return self.scorer.items if isinstance(self.scorer, Embeddings) else None
+        """Representations `(items, width)`; None where scores have no inner products."""
+        return None if (embeddings := self._embeddings) is None else embeddings.items
+
+    @property
+    def _embeddings(self) -> Embeddings | None:
+        part = self.scorer.embeddings if isinstance(self.scorer, WithHistory) else self.scorer
+        return part if isinstance(part, Embeddings) else None
 
     def scores(self, users: IntArray) -> Tensor:
         """Score all items for some users, `(users,)` to a new array `(users, items)`."""

@@ -52,22 +52,26 @@ def embedding_penalty(*representations: Tensor) -> Tensor:
     return sum((x.square().sum() for x in representations), torch.zeros(())) / len(representations[0])
 
 
-def info_nce(queries: Tensor, keys: Tensor, chosen: Tensor, temperature: float) -> Tensor:
-    """Contrast rows of one view with all rows of the other (InfoNCE, van den Oord et al. 2018).
+def info_nce(
+    queries: Tensor, keys: Tensor, chosen: Tensor, temperature: float, *, in_batch: bool = False
+) -> Tensor:
+    """Contrast rows of one view with rows of the other (InfoNCE, van den Oord et al. 2018).
 
     Args:
         queries: first view of the items, `(items, width)`.
         keys: second view of the items, `(items, width)`.
         chosen: items of the batch, `(batch,)`; repeated ones count repeatedly.
         temperature: tau.
+        in_batch: contrast with the items of the batch alone, not with all.
 
     Returns:
         Mean over `chosen` of -log softmax_j(cos(queries_i, keys_j) / tau) at j = i.
     """
     items, counts = chosen.unique(return_counts=True)
-    q = F.normalize(queries[items], dim=1)
-    k = F.normalize(keys, dim=1)
-    loss: Tensor = _InfoNCE.apply(q, k, items, counts / len(chosen), temperature)
+    q = F.normalize(F.embedding(items, queries), dim=1)
+    k = F.normalize(F.embedding(items, keys) if in_batch else keys, dim=1)
+    own = torch.arange(len(items), device=items.device) if in_batch else items
+    loss: Tensor = _InfoNCE.apply(q, k, own, counts / len(chosen), temperature)
     return loss
 
 
@@ -79,22 +83,22 @@ class _InfoNCE(torch.autograd.Function):
         ctx: FunctionCtx, q: Tensor, k: Tensor, target: Tensor, weight: Tensor, temperature: float
     ) -> Tensor:
         grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
-        loss = q.new_zeros(())
-        for start in range(0, len(q), step := max(1, CONTRAST_BLOCK // len(k))):
+        loss, scaled = q.new_zeros(()), q / temperature
+        step = max(1, CONTRAST_BLOCK // len(k))
+        buffer = q.new_empty(min(step, len(q)), len(k))  # memory that is new in each block costs page faults
+        for start in range(0, len(q), step):
             rows = slice(start, start + step)
-            part = q[rows]
-            similar = part @ k.T
-            similar /= temperature
-            own = similar.gather(1, target[rows, None]).squeeze(1)
-            largest = similar.amax(dim=1)
-            share = similar.sub_(largest[:, None]).exp_()
-            total = share.sum(dim=1)
-            loss += (weight[rows] * (total.log() + largest - own)).sum()
-            share *= (weight[rows] / total / temperature)[:, None]
+            part, own = q[rows], target[rows]
+            share = torch.mm(scaled[rows], k.T, out=buffer[: len(part)])
+            logit = share.gather(1, own[:, None]).squeeze(1)
+            largest = share.amax(dim=1)
+            total = share.sub_(largest[:, None]).exp_().sum(dim=1)
+            loss += (weight[rows] * (total.log() + largest - logit)).sum()
             pull = (weight[rows] / temperature)[:, None]
-            grad_q[rows] = share @ k - pull * k[target[rows]]
-            grad_k.addmm_(share.T, part)
-            grad_k.index_add_(0, target[rows], -pull * part)
+            push = pull / total[:, None]
+            grad_q[rows] = push * (share @ k) - pull * k[own]
+            grad_k.addmm_(share.T, push * part)
+            grad_k.index_add_(0, own, -pull * part)
         ctx.save_for_backward(grad_q, grad_k)
         return loss
 

@@ -5,7 +5,7 @@ user is folded in: where the model is linear, by the very sum that makes a train
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.recommend.data import FloatArray, IntArray
 from mmtoolkit.recommend.graph import BLOCK_ENTRIES, modality_weights
-from mmtoolkit.recommend.learner import HistoryWeights
 from mmtoolkit.recommend.lists import Ranked
 from mmtoolkit.recommend.load import Model
 from mmtoolkit.recommend.paths import linear_paths
@@ -111,7 +110,7 @@ def _add_nearest(mixture: Tensor, new: Tensor, known: Tensor, k: int, phi: float
 
 
 def audience(model: Model, new: NewItems, top_k: int) -> Iterator[Ranked]:
-    """Find the users who would like each new item best."""
+    """Find the users who would like each new item best, by inner products alone: it is in no history yet."""
     users = representations(model, "new-items")[0]
     for start in range(0, len(new.vectors), step := max(1, BLOCK_ENTRIES // len(users))):
         block = new.vectors[start : start + step]
@@ -146,13 +145,15 @@ def fold_in(
 
 def _history_scores(model: Model, histories: Sequence[IntArray]) -> Tensor:
     """Score all items for histories, `(users, items)`."""
-    if isinstance(model.scorer, HistoryWeights):
+    remembered = None
+    if model.history is not None:
         rows = _history_matrix(histories, model.data.items)
-        return HistoryWeights(rows, model.scorer.weights, model.scorer.device).scores(
-            np.arange(len(histories))
-        )
+        remembered = replace(model.history, history=rows).scores(np.arange(len(histories)))
+        if model.items is None:
+            return remembered
     items = representations(model, "new-users")[1]
-    return fold_in_users(model, histories).to(items) @ items.T
+    scores = fold_in_users(model, histories).to(items) @ items.T
+    return scores if remembered is None else scores + remembered
 
 
 def _history_matrix(histories: Sequence[IntArray], items: int) -> sp.csr_array:

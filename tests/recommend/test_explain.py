@@ -13,6 +13,7 @@ KINDS = {
     "igdmrec, one layer": ["model.kind=igdmrec", "model.layers=1"],
     "igdmrec, no layers": ["model.kind=igdmrec", "model.layers=0"],
     "igdmrec, semantic": ["model.kind=igdmrec", "model.item_graph=semantic"],
+    "igdmrec, history": ["model.kind=igdmrec", "history.weight=3", "history.graph_weight=0.5"],
     "freedom": ["model.kind=freedom"],
     "freedom, two item layers": ["model.kind=freedom", "peers.freedom_item_layers=2"],
     "freedom, no item layer": ["model.kind=freedom", "peers.freedom_item_layers=0"],
@@ -37,7 +38,7 @@ def test_parts_add_up_to_the_score(kind, trained_model):
             assert len(one.history) <= 2
             if one.neighbours is not None:
                 parts = sum(reason.part for reason in one.neighbours)
-                total = parts + one.neighbours_rest + one.collaborative
+                total = parts + one.neighbours_rest + one.collaborative + one.remembered
                 assert total == pytest.approx(one.score, abs=1e-12)
 
 

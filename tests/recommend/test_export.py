@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.recommend.export import export, index_recall
@@ -29,6 +30,17 @@ def test_arrays_ids_and_an_exact_index(trained_model, tmp_path):
     exact = users[:5] @ items.T
     assert np.allclose(scores[:, 0], exact.max(axis=1), atol=1e-6)
     assert found[:, 0].tolist() == exact.argmax(axis=1).tolist()
+
+
+def test_the_part_of_the_history_comes_along(trained_model, tmp_path, caplog):
+    model = trained_model("history.weight=3", "history.graph_weight=0.5")
+    facts = export(model, names(model), tmp_path / "vectors")
+    assert "history.npz" in caplog.text
+    users, items = np.load(tmp_path / "vectors" / "users.npy"), np.load(tmp_path / "vectors" / "items.npy")
+    history = sp.load_npz(tmp_path / "vectors" / "history.npz")
+    assert facts["history_links"] == history.nnz > 0
+    scores = users @ items.T + (model.data.train @ history).toarray()
+    assert np.allclose(scores, model.scores(np.arange(len(users))), atol=1e-5)
 
 
 def test_hnsw_and_no_index(trained_model, tmp_path):

@@ -111,7 +111,10 @@ def test_graph_products_and_gradients_of_a_lopsided_matrix():
     matrix = sp.random_array((7, 5), density=0.4, format="csr", rng=3, dtype=np.float32)
     x = torch.randn(5, 3, requires_grad=True)
     dense = torch.from_numpy(matrix.toarray())
-    y = Graph.from_scipy(matrix, CPU).propagate(x)
+    graph = Graph.from_scipy(matrix, CPU)
+    y = graph.propagate(x)
+    edges, weights = graph.edges  # what GPUs multiply with
+    assert torch.allclose(edges.matmul(x, weights), y, atol=1e-6)
     weight = torch.randn_like(y)
     (y * weight).sum().backward()
     assert torch.allclose(y, dense @ x, atol=1e-6)

@@ -16,17 +16,21 @@ def test_bpr_by_hand():
     assert embedding_penalty(users, users).item() == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize("in_batch", [False, True])
 @pytest.mark.parametrize("temperature", [0.2, 0.005])
 @pytest.mark.parametrize("block", [40, 2**21])
-def test_info_nce_and_its_gradients_agree_with_autograd(temperature, block, monkeypatch):
+def test_info_nce_and_its_gradients_agree_with_autograd(temperature, block, in_batch, monkeypatch):
     monkeypatch.setattr("mmtoolkit.recommend.losses.CONTRAST_BLOCK", block)
     chosen = torch.tensor([3, 0, 3, 7, 7, 7])
     first = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
     second = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
     q, k = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    expected = F.cross_entropy(q[chosen] @ k.T / temperature, chosen)
+    logits = q[chosen] @ k.T / temperature
+    if in_batch:
+        logits = logits.index_fill(1, torch.tensor([1, 2, 4, 5, 6, 8]), -torch.inf)
+    expected = F.cross_entropy(logits, chosen)
     wanted = torch.autograd.grad(expected, (first, second))
-    loss = info_nce(first, second, chosen, temperature)
+    loss = info_nce(first, second, chosen, temperature, in_batch=in_batch)
     found = torch.autograd.grad(3 * loss, (first, second))
     assert loss.item() == pytest.approx(expected.item())
     for a, b in zip(found, wanted, strict=True):

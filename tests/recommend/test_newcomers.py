@@ -30,9 +30,13 @@ def test_without_layers_there_is_nothing_to_fold_in(trained_model):
         fold_in_users(trained_model("model.kind=igdmrec", "model.layers=0"), [np.array([1])])
 
 
-@pytest.mark.parametrize("kind", ["ease", "item-knn"])
-def test_history_models_score_a_history_as_they_score_its_user(kind, trained_model):
-    model = trained_model(f"model.kind={kind}")
+@pytest.mark.parametrize(
+    "changes",
+    [["model.kind=ease"], ["model.kind=item-knn"], ["history.weight=3", "history.graph_weight=0.5"]],
+    ids=["ease", "item-knn", "igdmrec with history"],
+)
+def test_history_models_score_a_history_as_they_score_its_user(changes, trained_model):
+    model = trained_model(*changes)
     (one,) = fold_in(model, histories_of(model)[3:4], top_k=60, keep_seen=True)
     scores = model.scores(np.array([3]))[0]
     assert torch.allclose(torch.tensor(one.scores), scores[one.items], atol=1e-5)

@@ -11,10 +11,10 @@ import torch
 from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
 from mmtoolkit.core.errors import DataError, RunError
 from mmtoolkit.recommend.data import Modality
-from mmtoolkit.recommend.graph import normalise_symmetric, user_item_graph
+from mmtoolkit.recommend.graph import cosine_neighbours, normalise_symmetric, user_item_graph
 from mmtoolkit.recommend.learner import Loop
 from mmtoolkit.recommend.load import LEARNERS, load_model, make_learner
-from mmtoolkit.recommend.peers.closed import cosine_neighbours, ease_weights
+from mmtoolkit.recommend.peers.closed import ease_weights
 from mmtoolkit.recommend.peers.learned import thin_edges
 from mmtoolkit.recommend.train import set_up, train, train_epoch
 

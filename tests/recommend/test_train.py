@@ -112,6 +112,18 @@ def test_best_epoch_is_restored_and_patience_stops(tiny_data, tiny_settings, new
     assert result.validation["recall@20"] == pytest.approx(max(history))
 
 
+def test_the_recommender_may_use_a_share_of_the_semantic_graph(tiny_data, tiny_settings):
+    graphs = []
+    for share in (0.0, 0.25, 1.0):
+        training = set_up(tiny_settings(f"graph.semantic_share={share}"), tiny_data)
+        semantic = training.learner.item_graph.toarray()
+        train_epoch(training)
+        graphs.append(training.learner.item_graph.toarray())
+    assert np.array_equal(graphs[2], semantic)
+    assert np.allclose(graphs[1], 0.75 * graphs[0] + 0.25 * semantic, atol=1e-6)
+    assert not np.allclose(graphs[0], semantic)
+
+
 def test_other_data_are_refused(tiny_data, tiny_settings, new_run):
     run = new_run(tiny_settings())
     train(tiny_settings(), run, tiny_data)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmtoolkit.core.checkpoint import Checkpoint, matching_weights
 from mmtoolkit.core.errors import RunError
 from mmtoolkit.core.run import total_memory
-from mmtoolkit.recommend.graph import BLOCK_ENTRIES
+from mmtoolkit.recommend.graph import cosine_neighbours
 from mmtoolkit.recommend.learner import HistoryWeights, Learner, Loop, SameForAll
 
 
@@ -109,36 +109,6 @@ class Ease(ClosedForm):
         wanted = {"item_weights": torch.empty(items, items, device="meta")}
         stored = matching_weights(checkpoint.model, wanted, path)
         self.item_weights = stored["item_weights"].to(self.device)
-
-
-def cosine_neighbours(train: sp.csr_array, neighbours: int, shrinkage: float) -> sp.csr_array:
-    """Keep the largest shrunk cosines of each item's users with those of the others.
-
-    The similarity of i and j is |U_i n U_j| / (sqrt(|U_i| |U_j|) + shrinkage).
-
-    Args:
-        train: `(users, items)`.
-        neighbours: entries kept in each row (of equal ones the lower id).
-        shrinkage: makes pairs that few users share count less.
-
-    Returns:
-        `(items, items)`, nothing on the diagonal.
-    """
-    by_item = sp.csr_array(train.T)
-    root = np.sqrt(np.diff(by_item.indptr))
-    items = len(root)
-    blocks = []
-    for start in range(0, items, step := max(1, BLOCK_ENTRIES // items)):
-        coo = sp.csr_array(by_item[start : start + step] @ train).tocoo()
-        other = coo.row + start != coo.col
-        rows, columns = coo.row[other], coo.col[other]
-        values = coo.data[other] / (root[rows + start] * root[columns] + shrinkage)
-        order = np.lexsort((columns, -values, rows))
-        rows, columns, values = rows[order], columns[order], values[order]
-        first = np.arange(len(rows)) - np.searchsorted(rows, rows) < neighbours
-        shape = (min(step, items - start), items)
-        blocks.append(sp.csr_array((values[first], (rows[first], columns[first])), shape))
-    return sp.csr_array(sp.vstack(blocks)).astype(np.float32)
 
 
 def ease_weights(train: sp.csr_array, ridge: float) -> Tensor:
