@@ -206,6 +206,7 @@ class Look:
     Attributes:
         cover: left, top, right, bottom of what is put in front, as shares of the side; empty: nothing.
         paint: its colour; empty: another face of the batch.
+        border: side (0 the top, then clockwise), share of the side and slope of a black border; empty: none.
         blur: standard deviation in pixels; 0: none.
         shrink: factor by which the picture is scaled down and up again; 1: not.
         gain: factor on each channel, then `offset` is added, in 0 to 255.
@@ -217,6 +218,7 @@ class Look:
 
     cover: tuple[float, ...]
     paint: tuple[float, ...]
+    border: tuple[float, ...]
     blur: float
     shrink: float
     gain: tuple[float, ...]
@@ -234,10 +236,11 @@ def _draw_look(settings: AugmentSettings, rng: np.random.Generator) -> Look:
     spread = settings.colour
     left, top = rng.uniform(-0.1, 0.9, 2)
     width, height = rng.uniform(0.1, 0.45, 2)
-    covered, painted, blurred, shrunk, grey = rng.random(5)
+    covered, painted, blurred, shrunk, grey, bordered = rng.random(6)
     return Look(
         cover=(left, top, left + width, top + height) if covered < settings.occlusion else (),
         paint=tuple(rng.uniform(0, 255, 3)) if painted < 0.5 else (),
+        border=_draw_border(rng) if bordered < settings.border else (),
         blur=rng.uniform(0.5, 2.5) if blurred < settings.blur else 0.0,
         shrink=rng.uniform(2, 6) if shrunk < settings.low_resolution else 1.0,
         gain=tuple(np.exp(rng.normal(0, spread) + rng.normal(0, 0.3 * spread, 3))),
@@ -246,6 +249,18 @@ def _draw_look(settings: AugmentSettings, rng: np.random.Generator) -> Look:
         noise=rng.uniform(0, 255 * settings.noise),
         seed=int(rng.integers(2**31)),
     )
+
+
+def _draw_border(rng: np.random.Generator) -> tuple[float, ...]:
+    return float(rng.integers(4)), rng.uniform(0.02, 0.3), rng.normal(0, 0.1)
+
+
+def blacken(image: Image, side: int, share: float, slope: float) -> None:
+    """Make a picture `(size, size, 3)` end in black across one side, in place; see :class:`Look`."""
+    size = len(image)
+    steps = np.arange(size)
+    line = share * size + slope * (steps - size / 2)
+    np.rot90(image, side)[steps[:, None] < line] = 0
 
 
 def recolour(image: Image, neighbour: Image, look: Look) -> None:
@@ -269,6 +284,8 @@ def recolour(image: Image, neighbour: Image, look: Look) -> None:
         field = _noise_field()[first : first + image.size].reshape(image.shape)
         level = look.noise / _FIELD_SPREAD
         cv2.addWeighted(image, 1, field, level, -128 * level, dst=image)
+    if look.border:
+        blacken(image, int(look.border[0]), *look.border[1:])
 
 
 _FIELD_SPREAD, _FIELD_EXTRA = 32, 1 << 16

@@ -52,11 +52,13 @@ class StageSettings(Settings):
     """Some blocks of the backbone at one resolution."""
 
     block: Literal["fused", "mobile"] = "fused"
-    """fused: 3x3 convolution and projection; mobile: expansion, depthwise 3x3 and projection."""
+    """fused: convolution and projection; mobile: expansion, depthwise convolution and projection."""
     channels: Count
     """Width of the stage."""
     expansion: Count = 2
-    """Factor on the width inside a block."""
+    """Factor on the width inside a block; a mobile block of 1 has no expansion."""
+    kernel: Literal[3, 5] = 3
+    """Side of the convolution."""
     blocks: Count = 2
     """Number of blocks."""
     stride: Literal[1, 2] = 2
@@ -78,6 +80,8 @@ class ModelSettings(Settings):
         StageSettings(channels=96, blocks=2),
     )
     """Stages of the backbone."""
+    activation: Literal["relu", "relu6"] = "relu"
+    """relu6 is cut off at 6, as in EfficientNet-Lite."""
     head: Literal["simcc", "integral"] = "simcc"
     """simcc: a distribution over columns and one over rows; integral: the mean of a heatmap (soft-argmax)."""
     head_width: Count = 192
@@ -122,6 +126,8 @@ class AugmentSettings(Settings):
     """Share of pictures scaled down to a half or a sixth, and up again."""
     occlusion: Probability = 0.3
     """Share of pictures with a rectangle of colour or of another face in front."""
+    border: Probability = 0.0
+    """Share of pictures that end in black across one side, as many of the challenge's do; labels stay."""
     noise: Weight = 0.02
     """Largest standard deviation of pixel noise, over the full range."""
 
@@ -150,6 +156,10 @@ class TrainSettings(Settings):
 
     start: Path | None = None
     """Run or checkpoint whose weights to start from, of the same network; none: from nothing."""
+    pretrained: Literal["none", "efficientnet-lite0"] = "none"
+    """ImageNet weights to start the backbone from; its stages must be theirs (extra `encoders`)."""
+    frozen: Number = 0
+    """First stages that keep the weights that they start with, the stem being the first."""
     epochs: Count = 60
     """Epochs; the learning rate falls to zero along them."""
     stop_after: Number = 0
@@ -176,6 +186,14 @@ class TrainSettings(Settings):
     def _absolute(cls, value: Path | None) -> Path | None:
         """Let a run be resumed from another working folder."""
         return value and value.absolute()
+
+    @model_validator(mode="after")
+    def _frozen_stages_know_something(self) -> Self:
+        if self.frozen and self.start is None and self.pretrained == "none":
+            raise ValueError(
+                "train.frozen keeps stages that know nothing; set train.pretrained or train.start"
+            )
+        return self
 
 
 class LandmarkSettings(Settings):

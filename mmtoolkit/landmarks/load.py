@@ -111,7 +111,8 @@ def load_landmarker(
     path = Path(name)
     model.load_state_dict(matching_weights(weights, model.state_dict(), path))
     fold_norms(model)
-    return Landmarker(name, settings, model.float().to(place), place, flip)
+    model = model.float().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Landmarker(name, settings, model, place, flip)
 
 
 def load_weights(source: Path | None) -> tuple[ModelSettings, dict[str, Tensor], str]:
@@ -159,4 +160,5 @@ def untrained(preset_or_file: str) -> Landmarker:
     """Build the network of a preset or a settings file without weights, to measure what it costs."""
     settings = resolve(LandmarkSettings, [config_layer("landmarks", preset_or_file)]).settings.model
     device = torch.device("cpu")
-    return Landmarker(f"{preset_or_file} (untrained)", settings, fold_norms(make_model(settings)), device)
+    model = fold_norms(make_model(settings)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Landmarker(f"{preset_or_file} (untrained)", settings, model, device)

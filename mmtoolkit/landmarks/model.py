@@ -4,6 +4,7 @@ Every network takes pictures `(n, 3, size, size)` in [0, 255] RGB and returns :c
 shares of the crop, 0 and 1 at its borders.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,29 +33,36 @@ class Output(NamedTuple):
     raw: Tensor | None
 
 
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "none": nn.Identity,
+}
+
+
 class ConvNorm(nn.Sequential):
-    """Convolution, batch normalisation and, unless told otherwise, ReLU."""
+    """Convolution, batch normalisation and an activation."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, relu: bool = True
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: str = "relu"
     ) -> None:
         """Build the layers; the convolution keeps the size but for its stride."""
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-        layers = [convolution, nn.BatchNorm2d(outputs)]
-        super().__init__(*layers, nn.ReLU(inplace=True)) if relu else super().__init__(*layers)
+        super().__init__(convolution, nn.BatchNorm2d(outputs), ACTIVATIONS[act]())
 
 
 class Block(nn.Module):
     """An inverted residual: MobileNetV2's (arXiv 1801.04381), or a fused one (arXiv 2104.00298)."""
 
-    def __init__(self, inputs: int, stage: StageSettings, stride: int) -> None:
+    def __init__(self, inputs: int, stage: StageSettings, stride: int, act: str) -> None:
         """Build one block of a stage."""
         super().__init__()
-        hidden, outputs = inputs * stage.expansion, stage.channels
-        expand = [ConvNorm(inputs, hidden, 3, stride)]
+        hidden, outputs, kernel = inputs * stage.expansion, stage.channels, stage.kernel
+        layers = [ConvNorm(inputs, hidden, kernel, stride, act=act)]
         if stage.block == "mobile":
-            expand = [ConvNorm(inputs, hidden, 1), ConvNorm(hidden, hidden, 3, stride, groups=hidden)]
-        self.layers = nn.Sequential(*expand, ConvNorm(hidden, outputs, 1, relu=False))
+            layers = [ConvNorm(inputs, hidden, 1, act=act)] if stage.expansion > 1 else []
+            layers.append(ConvNorm(hidden, hidden, kernel, stride, hidden, act))
+        self.layers = nn.Sequential(*layers, ConvNorm(hidden, outputs, 1, act="none"))
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,22 +77,25 @@ class Backbone(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         """Build the stages."""
         super().__init__()
-        self.stem = ConvNorm(3, settings.stem, 3, 2)
+        act = settings.activation
+        self.stem = ConvNorm(3, settings.stem, 3, 2, act=act)
         self.stages = nn.ModuleList()
         self.widths, self.steps = [settings.stem], [2]
         for stage in settings.stages:
-            blocks = [Block(self.widths[-1], stage, stage.stride)]
-            blocks += [Block(stage.channels, stage, 1) for _ in range(stage.blocks - 1)]
+            blocks = [Block(self.widths[-1], stage, stage.stride, act)]
+            blocks += [Block(stage.channels, stage, 1, act) for _ in range(stage.blocks - 1)]
             self.stages.append(nn.Sequential(*blocks))
             self.widths.append(stage.channels)
             self.steps.append(self.steps[-1] * stage.stride)
+        finer = (place for place, step in enumerate(self.steps) if step < self.steps[-1])
+        self.fine = max(finer, default=len(self.steps) - 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features before the last stage and after it."""
-        before = x = self.stem(x)
+        """Return the last features at a finer resolution than the last stage's, and the last stage's."""
+        found = [self.stem(x)]
         for stage in self.stages:
-            before, x = x, stage(x)
-        return before, x
+            found.append(stage(found[-1]))
+        return found[self.fine], found[-1]
 
 
 class SimCCHead(nn.Module):
@@ -157,9 +168,10 @@ class MobileNet(nn.Module):
         """Build the network."""
         super().__init__()
         self.backbone = Backbone(settings)
-        widths = (self.backbone.widths[-2], self.backbone.widths[-1])
+        fine = self.backbone.fine
+        widths = (self.backbone.widths[fine], self.backbone.widths[-1])
         head = {"simcc": SimCCHead, "integral": IntegralHead}[settings.head]
-        self.head = head(settings, widths, settings.size // self.backbone.steps[-2])
+        self.head = head(settings, widths, settings.size // self.backbone.steps[fine])
 
     def forward(self, images: Tensor) -> Output:
         """Locate the points in pictures `(n, 3, size, size)` in [0, 255]."""

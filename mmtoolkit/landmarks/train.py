@@ -47,6 +47,7 @@ from mmtoolkit.landmarks.load import load_weights
 from mmtoolkit.landmarks.losses import compute_loss
 from mmtoolkit.landmarks.model import Output, count_operations, make_model
 from mmtoolkit.landmarks.norms import share_norms
+from mmtoolkit.landmarks.pretrained import find_pretrained, frozen_stages, load_pretrained
 from mmtoolkit.landmarks.report import write_run_report
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Training:
     wrapped: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
+    halves: bool
     epoch: int = 0
     step: int = 0
     best_epoch: int = 0
@@ -135,20 +137,42 @@ def set_up(settings: LandmarkSettings) -> Training:
             f"train.batch_size {settings.train.batch_size} must be a multiple of the "
             f"{accelerator.num_processes} processes"
         )
+    if settings.train.pretrained != "none":
+        find_pretrained(settings.train.pretrained)  # tell what is missing before the faces are read
     photos, held_out = split_photos(settings.data)
     crops = training_crops(settings, photos)
     validation = validation_faces(settings, held_out)
     seed_everything(settings.seed)
     model = make_model(settings.model)
-    if settings.train.start:
-        start_from(model, settings.train.start)
+    begin(model, settings)
     if accelerator.num_processes > 1:
         share_norms(model)
     model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _make_optimizer(model, settings)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    return Training(settings, accelerator, crops, validation, model, wrapped, optimizer, average)
+    halves = computes_in_halves(settings, accelerator.device)
+    return Training(settings, accelerator, crops, validation, model, wrapped, optimizer, average, halves)
+
+
+def computes_in_halves(settings: LandmarkSettings, device: torch.device) -> bool:
+    """Tell whether products are computed in bfloat16: as set, but not by a CPU that would only imitate it."""
+    if settings.precision != "bfloat16" or device.type != "cpu":
+        return settings.precision == "bfloat16"
+    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not native:
+        logger.info("precision bfloat16: this CPU has no instructions for it; computing in float32")
+    return native
+
+
+def begin(model: nn.Module, settings: LandmarkSettings) -> None:
+    """Give a new network the weights to start from, and freeze the stages that are to keep them."""
+    if settings.train.pretrained != "none":
+        load_pretrained(model, find_pretrained(settings.train.pretrained))
+    if settings.train.start:
+        start_from(model, settings.train.start)
+    for stage in frozen_stages(model, settings.train.frozen):
+        stage.requires_grad_(False)
 
 
 def start_from(model: nn.Module, source: Path) -> None:
@@ -163,7 +187,7 @@ def start_from(model: nn.Module, source: Path) -> None:
 
 def _make_optimizer(model: nn.Module, settings: LandmarkSettings) -> torch.optim.Optimizer:
     """Decay the weights of convolutions and linear layers, not biases and norms."""
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.train.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -202,6 +226,8 @@ def train_epoch(training: Training) -> dict[str, Any]:
     start = time.perf_counter()
     training.epoch += 1
     training.wrapped.train()
+    for stage in frozen_stages(training.model, training.settings.train.frozen):
+        stage.eval()
     process = (training.accelerator.process_index, training.accelerator.num_processes)
     batches = draw_batches(
         training.crops, training.settings, training.epoch, training.faces_per_epoch, process
@@ -229,7 +255,7 @@ def train_step(training: Training, batch: Batch, total: float) -> Tensor:
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     device = accelerator.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=training.halves):
         output = Output(*training.wrapped(batch.images.to(device)))
     # gradients are averaged over the processes: scale so that their mean is that of the whole batch
     share = total / accelerator.num_processes
@@ -353,9 +379,11 @@ def describe_work(settings: LandmarkSettings) -> dict[str, int | str]:
 
     Raises:
         DataError: if a data set cannot be used.
+        ConfigError: if the weights to start from are not there; CheckpointError if they are another's.
     """
     photos, held_out = split_photos(settings.data)
     model = make_model(settings.model)
+    begin(model, settings)
     faces = settings.train.faces_per_epoch or len(photos) + settings.data.rendered
     return {
         "photographs": len(photos),

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmtoolkit.landmarks.augment import draw_probabilities, join_crops, make_batch, store_crops
+from mmtoolkit.landmarks.augment import blacken, draw_probabilities, join_crops, make_batch, store_crops
 from mmtoolkit.landmarks.config import AugmentSettings, ModelSettings, StageSettings
 from mmtoolkit.landmarks.points import FLIP
 
@@ -78,7 +78,10 @@ def test_a_part_is_that_part_of_the_whole(crops):
     assert part.weights.equal(whole.weights[6:])
 
 
-@pytest.mark.parametrize("name", ["colour", "grey", "blur", "low_resolution", "occlusion", "noise"])
+LOOKS = ["colour", "grey", "blur", "low_resolution", "occlusion", "border", "noise"]
+
+
+@pytest.mark.parametrize("name", LOOKS)
 def test_every_look_changes_the_picture_and_not_the_points(crops, name):
     coloured = np.ptp(crops.images.astype(int), axis=-1).max((1, 2)) > 40  # some pictures are grey already
     rows = np.flatnonzero(coloured)[:6]
@@ -90,6 +93,16 @@ def test_every_look_changes_the_picture_and_not_the_points(crops, name):
     assert changed.points.equal(still.points)
     if name == "grey":
         assert changed.images[:, 0].equal(changed.images[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("side", "black"), [(0, np.s_[:4]), (1, np.s_[:, 12:]), (2, np.s_[12:]), (3, np.s_[:, :4])]
+)
+def test_a_border_blackens_the_side_it_names(side, black):
+    image, wanted = np.full((2, 16, 16, 3), 9, np.uint8)
+    blacken(image, side, share=0.25, slope=0.0)
+    wanted[black] = 0
+    np.testing.assert_array_equal(image, wanted)
 
 
 def test_turned_faces_are_drawn_as_often_as_balance_asks(crops):
