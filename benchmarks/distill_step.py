@@ -202,6 +202,13 @@ def alternate(
     }
 
 
+def operations(step: Callable[[int], float]) -> float:
+    """Count the floating-point operations of a step, forwards and backwards."""
+    with FlopCounterMode(display=False) as counter:
+        step(0)
+    return float(counter.get_total_flops())
+
+
 def draw_of(targets: Targets, shape: tuple[int, ...], number: int, device: torch.device) -> Draw:
     generator = torch.Generator(device).manual_seed(number)
     starts = targets.draw_starts(shape[0], generator)
@@ -258,6 +265,7 @@ def main() -> None:
         return published_step(student, teacher, *encoders(pictures, tokens), drawn)
 
     steps = {"published": timed(student, loss_published), "here": timed(model, loss_here)}
+    counted = {name: operations(step) for name, step in steps.items()}
     found = alternate(steps, device, options.repeats)
     (there, loss_there), (here, loss) = found["published"], found["here"]
     kind = options.family + ("" if options.full else " scaled down")
@@ -266,6 +274,7 @@ def main() -> None:
         parts = ", ".join(f"{part} {share:.2f}" for part, share in work(options.family, one).items())
         print(f"work of the encoders {name}, a pass of the UNet being 1: {parts}")
     print(f"{options.precision}: published step {there:.3f} s, this step {here:.3f} s")
+    print(f"{counted['published'] / counted['here']:.2f} times fewer operations, counted")
     print(f"{there / here:.2f} times faster; goal 1.3; mean losses {loss_there:.4f} and {loss:.4f}")
 
 

@@ -192,39 +192,60 @@ def test_folders_and_damaged_files(networks, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merges", [False, True])
 @pytest.mark.parametrize(
-    ("network", "x"),
+    ("network", "shape"),
     [
-        (torch.nn.Linear(6, 5), torch.randn(2, 3, 6)),
-        (torch.nn.Conv2d(4, 6, 3, stride=2, padding=1), torch.randn(2, 4, 8, 8)),
+        (torch.nn.Linear(6, 5), (2, 3, 6)),
+        (torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), (2, 4, 8, 8)),
     ],
 )
-def test_lean_layers_agree_with_those_of_peft(network, x, dtype):
+def test_lean_layers_agree_with_those_of_peft(network, shape, merges, dtype, monkeypatch):
     """Outputs, gradients and W + alpha / rank B A: PEFT's layers and the changed weight are the oracles."""
     from peft import LoraConfig, inject_adapter_in_model
 
+    from mmtoolkit.distill import lean
     from mmtoolkit.distill.lean import make_lean
     from mmtoolkit.distill.lora import LoraLayer
 
+    exact = dtype == torch.float32
+    pays = lean.pays_to_merge
+    monkeypatch.setattr(lean, "pays_to_merge", lambda *given: merges and pays(*given))
+
+    torch.manual_seed(0)
+    network.reset_parameters()
     layer = torch.nn.Sequential(network).to(dtype).requires_grad_(False)
     config = LoraConfig(r=2, lora_alpha=3, target_modules="0", init_lora_weights=False)
     adapted = inject_adapter_in_model(config, copy.deepcopy(layer))
-    given = x.to(dtype).requires_grad_()
+    given = torch.randn(shape).to(dtype).requires_grad_()
     found = []
-    for lean in (False, True):
-        if lean:
+    for is_lean in (False, True):
+        if is_lean:
             make_lean(adapted)
         matrices = [p for name, p in adapted.named_parameters() if "lora_" in name]
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast("cpu", dtype, enabled=not exact):
             output = adapted(given)
+        assert ("Merged" in output.grad_fn.name()) == (is_lean and merges and exact)
         found.append([output, *torch.autograd.grad(output.float().square().sum(), [given, *matrices])])
-    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.3, "rtol": 0.05}
-    for usual, lean in zip(*found, strict=True):
-        torch.testing.assert_close(lean, usual, **close)
+    close = {"atol": 1e-5, "rtol": 1e-5} if exact else {"atol": 0.3, "rtol": 0.05}
+    for usual, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, usual, **close)
     with torch.no_grad():
         (change,) = collect(adapted, LoraLayer).values()
         layer[0].weight.copy_(layer[0].weight.float() + change.delta())
     torch.testing.assert_close(layer(given), found[1][0], **close)
+
+
+@pytest.mark.parametrize(("rows", "merges"), [(4, True), (3, False)])
+def test_merging_must_pay_and_be_exact(rows, merges):
+    """6 inputs and 12 outputs: B A costs 6 * 12 = 72 times the rank, the branch 18 times the rows."""
+    from mmtoolkit.distill.lean import pays_to_merge
+
+    layer = torch.nn.ModuleDict({"base_layer": torch.nn.Linear(6, 12)})
+    assert pays_to_merge(layer, torch.zeros(1), rows + 1) == merges
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not pays_to_merge(layer, torch.zeros(1), 99)
+    assert not pays_to_merge(layer, torch.zeros(1).half(), 99)
 
 
 def test_the_adapter_is_float32_beside_half_precision_weights(tiny_pipeline):
