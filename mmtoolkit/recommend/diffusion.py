@@ -120,19 +120,20 @@ def training_loss(
     rows = torch.cat([parts[i] for i in mine])
     steps, keep = steps[rows].to(device), keep[rows].to(device)
     clean = SparseRows(sp.csr_array(semantic[rows.numpy()]), device)
+    encoded = bag(net.encoder, clean)
+    conditioned = bool(keep.any())
     condition = SparseRows(sp.csr_array(behaviour[rows.numpy()]), device)
-    encoded, conditions = bag(net.encoder, clean), bag(net.encoder, condition)
+    conditions = bag(net.encoder, condition) if conditioned else torch.zeros_like(encoded)
     directions = product(vectors, net.encoder, net.dtype)
 
     def mix(seed: int, encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
         with seeded(seed, device):
             noise = mixed_noise(directions, len(encoded))
             noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
-            return (
-                net.row_part(noisy + net.encoder_bias)
-                + net.condition_part(conditions + net.encoder_bias, keep)
-                + net.time_part(steps)
-            )
+            mixed = net.row_part(noisy + net.encoder_bias) + net.time_part(steps)
+            if conditioned:
+                mixed = mixed + net.condition_part(conditions + net.encoder_bias, keep)
+            return mixed
 
     again = batch * settings.hidden > CHUNK_ENTRIES
     sizes = [len(parts[i]) for i in mine]

@@ -37,6 +37,7 @@ ABLATIONS: dict[str, Values] = {
     "without guidance": {"diffusion": {"guidance": 0}},
     "without behavioural condition": {"graph": {"behaviour_condition": False}, "diffusion": {"guidance": 0}},
     "without contrast": {"train": {"contrast_weight": 0}},
+    "without history": {"history": {"weight": 0}},
 }
 """Parts of the method that the ablation takes away, by what is left of it."""
 ROBUSTNESS_PEERS = ("freedom", "lightgcn")
@@ -66,7 +67,7 @@ class Member:
 
 
 def plan_ablation(base: Sequence[Layer], folder: Path, seeds: int) -> list[Member]:
-    """Plan the full method and what is left of it without each of its parts, for some seeds.
+    """Plan the full method and what is left of it without each part that it has, for some seeds.
 
     Args:
         base: layers of settings of the full method.
@@ -83,6 +84,7 @@ def plan_ablation(base: Sequence[Layer], folder: Path, seeds: int) -> list[Membe
     return [
         _member(label, [*base, Layer("study", changes)], folder, seed)
         for label, changes in ABLATIONS.items()
+        if label == FULL or resolve(RecommendSettings, [*base, Layer("study", changes)]).settings != settings
         for seed in range(seeds)
     ]
 

@@ -35,6 +35,7 @@ def test_list_names_the_presets(mmtk):
         "ease",
         "freedom",
         "igdmrec",
+        "igdmrec-tuned",
         "item-knn",
         "lightgcn",
         "popularity",

@@ -89,7 +89,7 @@ def test_schedule_is_the_linear_variance_one():
 
 
 @pytest.mark.parametrize("per", ["batch", "row"])
-@pytest.mark.parametrize("drop", [0.0, 0.6])
+@pytest.mark.parametrize("drop", [0.0, 0.6, 0.999])
 def test_loss_and_gradients_agree_with_dense_rows(per, drop):
     settings = SETTINGS.model_copy(update={"condition_dropout_per": per, "condition_dropout": drop})
     net, schedule, (semantic, behaviour) = small_net(), Schedule.from_settings(SETTINGS, CPU), graphs()

@@ -14,6 +14,9 @@ def test_ablation_goes_on_where_it_stopped_and_says_what_a_part_is_worth(mmtk, d
     folder = tmp_path / "study"
     command = ["recommend", "study", "ablation", *SMALL, "--data", data_folder, "--seeds", "1", "-o", folder]
     planned = json.loads(mmtk(*command, "--dry-run", "--json").stdout)["members"]
+    assert "without history" not in {member["label"] for member in planned}  # it has none
+    command += ["-s", "history.weight=1"]
+    planned = json.loads(mmtk(*command, "--dry-run", "--json").stdout)["members"]
     assert [member["finished"] for member in planned] == [False] * len(ABLATIONS)
     assert not folder.exists()
     printed = json.loads(mmtk(*command, "--json").stdout)
