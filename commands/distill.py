@@ -99,6 +99,14 @@ class ScheduleChoice(StrEnum):
     non_equidistant = "non_equidistant"
 
 
+LoraScale = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Factor on a LoRA; the published TDD files say no alpha and want 0.125 (default: 1).",
+        rich_help_panel=options.CONFIGURATION,
+    ),
+]
 Family = Annotated[
     FamilyChoice | None,
     typer.Option(help="Kind of the base, for a LoRA file.", rich_help_panel=options.CONFIGURATION),
@@ -237,11 +245,19 @@ def sample(
         float | None,
         typer.Option(min=0, help="Guidance scale in the teacher's units (default: the student's own)."),
     ] = None,
+    damped: Annotated[
+        bool,
+        typer.Option(
+            "--damped/--undamped",
+            help="Weaken guidance above the student's own over long jumps.",
+        ),
+    ] = True,
     eta: Annotated[float, typer.Option(min=0, max=1, help="Share of each jump that is noised back.")] = 0.0,
     schedule: Annotated[
         ScheduleChoice, typer.Option(help="Placement of the steps.")
     ] = ScheduleChoice.equidistant,
     clip_steps: Annotated[int, typer.Option(min=0, help="First steps with dynamic thresholding.")] = 0,
+    lora_scale: LoraScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     count: Annotated[int | None, typer.Option(min=1, help="Pictures (default: one a prompt, or 16).")] = None,
     grid: Annotated[bool, typer.Option(help="Also write all pictures on one grid.")] = True,
@@ -259,7 +275,7 @@ def sample(
 
     texts = [*engine.read_prompts(prompt or [], prompts), *(label or [])]
     settings = engine.SampleSettings(
-        steps, guidance, eta, schedule.value, seed, count or len(texts) or 16, clip_steps
+        steps, guidance, eta, schedule.value, seed, count or len(texts) or 16, clip_steps, lora_scale, damped
     )
     kind = family.value if family else None
     place = device.value if device else "auto"
@@ -282,7 +298,7 @@ def evaluate(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Measure FID, KID, precision, recall and trajectory error by steps, eta and guidance."""
+    """Measure FID, KID, precision, recall, trajectory error and CLIP score by steps, eta and guidance."""
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.core.config import set_layers
     from mmtoolkit.distill import evaluate as engine
@@ -300,7 +316,10 @@ def compare(
     config: Config = None,
     assignments: Set = None,
     rules: Annotated[
-        list[str] | None, typer.Option("--rule", help="lcm, pcm, tcd or tdd; may be repeated (default: all).")
+        list[str] | None,
+        typer.Option(
+            "--rule", help="lcm, pcm, tcd, tdd or tdd-coupled; may be repeated (default: the first four)."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Students of each rule.")] = 1,
     data: Data = None,
@@ -326,7 +345,7 @@ def compare(
         files = [str(path / name) for name in ("report.html", "results.json", "tables.md")]
         print_json("distill compare", run=str(path), metrics=engine.flat_comparison(found), files=files)
         return
-    for metric in engine.METRICS:
+    for metric in engine.metrics_of(found):
         print_table(f"{metric} (* best)", *engine.comparison_table(found, metric))
     typer.echo(f"report  {path / 'report.html'}")
 
@@ -355,6 +374,7 @@ def export(
     base: Base = None,
     family: Family = None,
     layout: Layout = None,
+    lora_scale: LoraScale = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -364,7 +384,8 @@ def export(
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.distill import export as engine
 
-    student = engine.open_student(checkpoint, base, family.value if family else None, layout)
+    kind = family.value if family else None
+    student = engine.open_student(checkpoint, base, kind, layout, lora_scale)
     path = output or engine.default_output(checkpoint, form.value)
     result = engine.export(student, form.value, path, precision.value)
     metrics = {"max_error": result.error, "largest": result.largest}

@@ -76,6 +76,11 @@ class CachedExamples:
         ]
         return torch.cat(latents).float(), self.conditions([self.facts["prompt_of"][row] for row in own])
 
+    def texts(self, rows: Tensor) -> list[str]:
+        """Return the prompts of some pictures; an empty one where there is none."""
+        numbers = [self.facts["prompt_of"][row] for row in (rows % self._pictures).tolist()]
+        return [self.facts["prompts"][number] if number >= 0 else "" for number in numbers]
+
     def conditions(self, prompts: Sequence[int]) -> Condition:
         """Return the embeddings of prompts by number; -1 is no prompt."""
         return {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmtoolkit.core.config import Layer, Resolved, flatten, nested, resolve
+from mmtoolkit.core.config import Layer, Resolved, did_you_mean, flatten, nested, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import logger
@@ -28,6 +28,11 @@ from mmtoolkit.distill.targets import RULES
 from mmtoolkit.distill.train import restore, set_up, train
 
 Table = tuple[list[str], list[list[str]]]
+VARIANTS: dict[str, dict[str, object]] = {
+    **{rule: {"rule": rule} for rule in RULES},
+    "tdd-coupled": {"rule": "tdd", "drop": 0.0},
+}
+"""What can be compared, and its changes of `targets`; coupled students never lose their condition."""
 ALL = ("lcm", "pcm", "tcd", "tdd")
 METRICS = ("fid", "trajectory_error")
 
@@ -53,16 +58,17 @@ def compare(
     Args:
         resolved: settings of every student; `targets.rule` and `seed` are varied.
         run: folder of the comparison; students go below it, as `tdd-s0`. A stopped comparison continues.
-        rules: some of lcm, pcm, tcd, tdd.
+        rules: some of lcm, pcm, tcd, tdd, tdd-coupled.
         seeds: students of each rule, with seeds from the settings' own upwards.
 
     Raises:
         UsageError: if a rule is unknown or named twice.
     """
-    if unknown := [rule for rule in rules if rule not in RULES]:
-        raise UsageError(f"--rules: no rule '{unknown[0]}' (known: {', '.join(RULES)})")
+    if unknown := [rule for rule in rules if rule not in VARIANTS]:
+        near = did_you_mean(unknown[0], list(VARIANTS))
+        raise UsageError(f"--rule: no rule '{unknown[0]}'{near} (known: {', '.join(VARIANTS)})")
     if len(set(rules)) < len(rules) or not rules:
-        raise UsageError("--rules: name each rule once")
+        raise UsageError("--rule: name each rule once")
     first = resolved.settings.seed
     scores: dict[str, dict[int, list[Cell]]] = {rule: {} for rule in rules}
     bench: Bench | None = None
@@ -87,7 +93,7 @@ def _student(
     resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int
 ) -> tuple[DistillSettings, RunDirectory]:
     """Train the student of a rule and seed, or finish or take the one that is there."""
-    values = nested("targets.rule", rule) | {"seed": seed}
+    values = {"targets": VARIANTS[rule], "seed": seed}
     layers = [Layer(source, nested(name, value)) for name, value, source in _given(resolved)]
     own = resolve(DistillSettings, [*layers, Layer("compare", values)])
     folder = path / f"{rule}-s{seed}"
@@ -104,6 +110,12 @@ def _given(resolved: Resolved[DistillSettings]) -> list[tuple[str, object, str]]
     return [(name, value, resolved.sources.get(name, "default")) for name, value in values.items()]
 
 
+def metrics_of(comparison: Comparison) -> list[str]:
+    """Name what is shown: the score of a CLIP only where one was named."""
+    some = next(cells for seeds in comparison.scores.values() for cells in seeds.values())
+    return [*METRICS, *(name for name in ("clip_score",) if name in some[0].metrics)]
+
+
 def comparison_table(comparison: Comparison, metric: str) -> Table:
     """Arrange one metric: a row for each cell, a column for each rule, mean (and spread) over seeds."""
     rules = [rule for rule, seeds in comparison.scores.items() if seeds]
@@ -114,7 +126,8 @@ def comparison_table(comparison: Comparison, metric: str) -> Table:
             rule: np.array([found[index].metrics[metric] for found in comparison.scores[rule].values()])
             for rule in rules
         }
-        best = min(values, key=lambda rule: values[rule].mean())
+        better = max if metric == "clip_score" else min
+        best = better(values, key=lambda rule: values[rule].mean())
         shown = [_mean(value) + (" *" if rule == best else "") for rule, value in values.items()]
         rows.append([str(cell.steps), f"{cell.eta:g}", f"{cell.guidance:g}", *shown])
     return ["steps", "eta", "guidance", *rules], rows
@@ -133,9 +146,11 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings)
     }
     device = describe_device(torch.device(settings.device if settings.device != "auto" else "cpu"))
     run.write_results({"scores": dumped, "teacher": comparison.teacher, "device": device})
-    tables = {f"{metric}, best marked": comparison_table(comparison, metric) for metric in METRICS}
+    metrics = metrics_of(comparison)
+    tables = {f"{metric}, best marked": comparison_table(comparison, metric) for metric in metrics}
     tables["the teacher itself"] = teacher_table(comparison.teacher)
-    curves = [_curve(run.path, comparison, metric) for metric in METRICS]
+    curves = [_curve(run.path, comparison, metric) for metric in metrics]
+    curves += [_guidance_curve(run.path, comparison, steps) for steps in settings.evaluate.steps]
     facts = {"students": f"{settings.train.steps} steps of {settings.train.batch_size}, one teacher"}
     write_report(
         run.path / "report.html",
@@ -162,6 +177,24 @@ def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
     rows = [records[steps] for steps in sorted(records)]
     target = path / "plots" / f"{metric}.png"
     return plot_curves(rows, list(comparison.scores), target, x="steps", title=f"{metric}, eta 0")
+
+
+def _guidance_curve(path: Path, comparison: Comparison, steps: int) -> Path | None:
+    """Draw FID to the data over guidance in teacher units, at eta 0, beside the teacher's own 50 steps."""
+    records = {
+        guidance: {"guidance": guidance, "teacher": found["fid_data"]}
+        for guidance, found in comparison.teacher.items()
+    }
+    for rule, seeds in comparison.scores.items():
+        for cell in (cell for cells in seeds.values() for cell in cells):
+            if cell.eta == 0 and cell.steps == steps:
+                record = records[cell.guidance]
+                record[rule] = record.get(rule, 0.0) + cell.metrics["fid_data"] / len(seeds)
+    if len(records) < 2:
+        return None
+    rows = [records[guidance] for guidance in sorted(records)]
+    target, title = path / "plots" / f"guidance-{steps}.png", f"fid to the data, {steps} steps, eta 0"
+    return plot_curves(rows, ["teacher", *comparison.scores], target, x="guidance", title=title)
 
 
 def flat_comparison(comparison: Comparison) -> dict[str, float]:

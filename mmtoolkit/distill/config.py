@@ -30,7 +30,9 @@ RESUMABLE = (
     "evaluate.steps",
     "evaluate.eta",
     "evaluate.guidance",
+    "evaluate.damped",
     "evaluate.features",
+    "evaluate.clip",
     "evaluate.batch_size",
 )
 """Settings that may change when a run is resumed: they do not change what a step computes."""
@@ -203,8 +205,12 @@ class EvaluateSettings(Settings):
     """Stochastic offsets of the sampler."""
     guidance: tuple[Positive, ...] = (1.0, 2.0)
     """Guidance as multiples of what the student was trained with, 1 + w."""
+    damped: bool = True
+    """Weaken guidance above that over long jumps, as `sample` does; false extrapolates at full strength."""
     features: str = "own"
     """Features of FID and KID: `inception`, `own` (learned from the data), or a TorchScript file."""
+    clip: str | None = None
+    """Folder or hub id of a CLIP, which then says how well pictures fit their texts; none: not measured."""
     batch_size: Count = 128
     """Pictures drawn at once."""
     seed: Natural = 1234

@@ -272,11 +272,13 @@ class PixelExamples:
         images: `(n, 3, side, side)` in 0..255.
         tokens: of the captions or classes, `(n, length)`; 0 is padding.
         flip: have every picture twice, the second time mirrored.
+        words: captions or classes as they were written.
     """
 
     images: Tensor
     tokens: Tensor
     flip: bool = False
+    words: Sequence[str] = ()
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -288,6 +290,10 @@ class PixelExamples:
         clean = self.images[own].float() / 127.5 - 1
         mirrored = (rows >= len(self.images)).view(-1, 1, 1, 1)
         return torch.where(mirrored, clean.flip(3), clean), {"tokens": self.tokens[own]}
+
+    def texts(self, rows: Tensor) -> list[str]:
+        """Return the captions or classes of some pictures."""
+        return [self.words[row] for row in (rows % len(self.images)).tolist()]
 
 
 def load_images(pictures: Pictures, size: int) -> Tensor:

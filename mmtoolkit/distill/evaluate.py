@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mmtoolkit.core.config import Layer, config_layer, flatten, resolve
 from mmtoolkit.core.device import DeviceName
-from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.errors import ConfigError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.clip import Clip, clip_score
 from mmtoolkit.distill.config import DistillSettings, EvaluateSettings
 from mmtoolkit.distill.features import Extractor, extract_all, load_features
 from mmtoolkit.distill.generate import in_parts, student_samples, teacher_samples
@@ -36,7 +37,7 @@ class Cell:
         eta: stochastic offset.
         guidance: in teacher units.
         metrics: `fid` and `kid` to the teacher's samples, `fid_data` to the data, `precision` and `recall`
-            against the data, `trajectory_error`, `seconds_picture`.
+            against the data, `trajectory_error`, `seconds_picture`; `clip_score` where a CLIP is named.
     """
 
     steps: int
@@ -51,7 +52,8 @@ class Evaluation:
 
     Attributes:
         cells: one for each steps, eta and guidance.
-        teacher: `fid_data`, `precision`, `recall` of the teacher itself, by guidance in teacher units.
+        teacher: `fid_data`, `precision`, `recall` (and `clip_score`) of the teacher itself, by guidance in
+            teacher units.
         pictures: some pictures of the teacher and of each cell with eta 0, for looking at, by title.
     """
 
@@ -72,6 +74,8 @@ class Bench:
         real: features of the data `(samples, width)`.
         teacher: samples `(samples, *shape)`, by guidance in teacher units.
         features: of the teacher's samples, by guidance.
+        clip: scores pictures against the texts, if one was named.
+        texts: embeddings of the texts by that CLIP.
     """
 
     settings: EvaluateSettings
@@ -81,6 +85,8 @@ class Bench:
     real: Tensor
     teacher: dict[float, Tensor]
     features: dict[float, Tensor]
+    clip: Clip | None = None
+    texts: Tensor | None = None
 
 
 SHOWN = 16
@@ -125,6 +131,7 @@ def make_bench(training: Training, features: Path) -> Bench:
     rows = torch.linspace(0, len(examples) - 1, settings.samples).long()
     clean, condition = examples.batch(rows)
     extractor = load_features(settings.features, examples, features, device)
+    clip, texts = _clip_of(settings, examples.texts(rows), device)
     generator = step_generator(settings.seed, 0, torch.device("cpu"))
     noise = torch.randn((settings.samples, *denoiser.shape), generator=generator).to(device)
     condition = move(condition, device)
@@ -139,14 +146,42 @@ def make_bench(training: Training, features: Path) -> Bench:
             teacher[guidance] = torch.cat(drawn)
     found = {guidance: _features(training, extractor, samples) for guidance, samples in teacher.items()}
     real = _features(training, extractor, clean.to(device))
-    return Bench(settings, condition, noise, extractor, real, teacher, found)
+    return Bench(settings, condition, noise, extractor, real, teacher, found, clip, texts)
+
+
+def _clip_of(
+    settings: EvaluateSettings, texts: list[str], device: torch.device
+) -> tuple[Clip | None, Tensor | None]:
+    """Load the CLIP that was named and embed the texts.
+
+    Raises:
+        ConfigError: if there is no such CLIP, or the data have no texts.
+    """
+    if settings.clip is None:
+        return None, None
+    if not any(texts):
+        raise ConfigError(
+            "evaluate.clip: the data have no captions or classes to score against; leave it out"
+        )
+    clip = Clip(settings.clip, device)
+    return clip, clip.texts(texts)
+
+
+def _pictures(training: Training, samples: Tensor) -> Iterator[Tensor]:
+    with torch.no_grad():
+        for part in samples.split(training.settings.evaluate.batch_size):
+            yield training.denoiser.decode(part)
 
 
 def _features(training: Training, extractor: Extractor, samples: Tensor) -> Tensor:
-    rows = training.settings.evaluate.batch_size
-    with torch.no_grad():
-        pictures = [training.denoiser.decode(part) for part in samples.split(rows)]
-    return torch.cat([extract_all(extractor, part) for part in pictures])
+    return torch.cat([extract_all(extractor, part) for part in _pictures(training, samples)])
+
+
+def _clip_score(training: Training, bench: Bench, samples: Tensor) -> dict[str, float]:
+    if bench.clip is None or bench.texts is None:
+        return {}
+    pictures = torch.cat([bench.clip.pictures(part) for part in _pictures(training, samples)])
+    return {"clip_score": clip_score(pictures, bench.texts)}
 
 
 def judge(training: Training, bench: Bench) -> Evaluation:
@@ -164,7 +199,10 @@ def judge(training: Training, bench: Bench) -> Evaluation:
             if eta == 0:
                 pictures[f"{steps} steps, guidance {guidance:g}"] = samples[:SHOWN]
             advance(f"{steps} steps, fid {metrics['fid']:.3f}")
-    teacher = {g: _against_data(bench, features) for g, features in bench.features.items()}
+    teacher = {
+        g: _against_data(bench, bench.features[g]) | _clip_score(training, bench, samples)
+        for g, samples in bench.teacher.items()
+    }
     with torch.no_grad():
         decoded = {title: training.denoiser.decode(samples) for title, samples in pictures.items()}
     return Evaluation(cells, teacher, decoded)
@@ -191,6 +229,7 @@ def _draw(training: Training, bench: Bench, steps: int, eta: float, guidance: fl
             training_steps=training.settings.targets.training_steps,
             guidance=guidance,
             eta=eta,
+            damped=bench.settings.damped,
             generator=generator,
         )
         for condition, noise in in_parts(bench.condition, bench.noise, bench.settings.batch_size)
@@ -208,6 +247,7 @@ def _measure(training: Training, bench: Bench, samples: Tensor, guidance: float)
         "kid": kernel_distance(features, bench.features[guidance]),
         "trajectory_error": trajectory_error(samples, bench.teacher[guidance]),
         **_against_data(bench, features),
+        **_clip_score(training, bench, samples),
     }
 
 

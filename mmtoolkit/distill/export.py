@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,7 @@ class Student:
         weights: file of the LoRA, or of all weights.
         scale: alpha / rank where the file does not say alpha.
         full: whether `weights` are all weights and not a LoRA.
+        factor: on the whole LoRA.
         facts: what a user of the file should know, see :func:`training_facts`.
     """
 
@@ -53,6 +54,13 @@ class Student:
     scale: float | None
     full: bool
     facts: dict[str, Any]
+    factor: float = 1.0
+
+    def lora(self, network: nn.Module) -> Lora:
+        """Read its LoRA for the base's network, times its factor."""
+        read = read_lora(self.weights, network, scale=self.scale)
+        layers = {name: replace(one, alpha=one.alpha * self.factor) for name, one in read.layers.items()}
+        return replace(read, layers=layers)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,11 @@ def training_facts(settings: DistillSettings) -> dict[str, Any]:
 
 
 def open_student(
-    checkpoint: Path, base: str | None, family: str | None, layout: str | None = None
+    checkpoint: Path,
+    base: str | None,
+    family: str | None,
+    layout: str | None = None,
+    lora_scale: float | None = None,
 ) -> Student:
     """Find the base and the weights behind a run or a LoRA file.
 
@@ -101,24 +113,32 @@ def open_student(
         base: its base, where that is not the run's.
         family: of the base; needed for a LoRA file.
         layout: see :class:`Source`.
+        lora_scale: factor on the LoRA; given, a file that says no alpha passes without a word.
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        UsageError: if the base or family of a LoRA file is not named, or it is a pixel student.
+        UsageError: if the base or family of a LoRA file is not named, it is a pixel student, or `lora_scale`
+            is given for all weights.
     """
     if not (checkpoint / "config.yaml").is_file():
         if base is None or family is None:
             raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name --base and --family")
-        return Student(Source.open(base, family, layout), checkpoint, None, False, {})
+        stated = None if lora_scale is None else 1.0
+        source = Source.open(base, family, layout)
+        return Student(source, checkpoint, stated, False, {}, 1.0 if lora_scale is None else lora_scale)
     run = RunDirectory.open(checkpoint)
     settings = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
     model = settings.model
     if model.family not in FAMILIES:
         raise UsageError(f"{checkpoint}: a {model.family} student is no pipeline; mmtk samples it as it is")
+    full = model.adapter == "full"
+    if full and lora_scale is not None:
+        raise UsageError(f"--lora-scale: {checkpoint} trained all weights and has no LoRA; leave it out")
     source = Source.open(base or model.base, model.family, layout or model.layout)
     weights = find_checkpoint(run.checkpoints) / "model.safetensors"
     scale = 1.0 if model.alpha is None else model.alpha / model.rank
-    return Student(source, weights, scale, model.adapter == "full", training_facts(settings))
+    factor = 1.0 if lora_scale is None else lora_scale
+    return Student(source, weights, scale, full, training_facts(settings), factor)
 
 
 def default_output(checkpoint: Path, form: Format) -> Path:
@@ -160,7 +180,7 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
 
 def _write_lora(student: Student, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
     network = student.source.empty_network()
-    lora = read_lora(student.weights, network, scale=student.scale)
+    lora = student.lora(network)
     tensors, metadata = layout(lora, student.source.family, network)
     if student.facts:
         metadata[FACTS] = json.dumps(student.facts)
@@ -288,7 +308,7 @@ def _changes(student: Student, network: nn.Module) -> dict[str, Callable[[Tensor
         weights = load_file(student.weights)
         part = f"{student.source.family.part}."
         return {name.removeprefix(part): partial(_replaced, value) for name, value in weights.items()}
-    lora = read_lora(student.weights, network, scale=student.scale)
+    lora = student.lora(network)
     return {f"{name}.weight": partial(_added, layer) for name, layer in lora.layers.items()}
 
 

@@ -22,10 +22,17 @@ Extractor = Callable[[Tensor], Tensor]
 OWN, INCEPTION = "own", "inception"
 OWN_WIDTH = 48
 OWN_STEPS = 600
+OWN_MEASURED = 2048
 
 
 class OwnFeatures(nn.Module):
-    """A small convolutional network that learns which words describe a picture."""
+    """A small convolutional network that learns which words describe a picture.
+
+    Its features are standardised: over the data each has mean 0 and spread 1, so that distances have a scale.
+    """
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, words: int) -> None:
         """Make it for a vocabulary."""
@@ -34,14 +41,26 @@ class OwnFeatures(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 5, stride=2, padding=2) for a, b in pairwise(widths))
         self.words = nn.Linear(16 * OWN_WIDTH, OWN_WIDTH)
         self.out = nn.Linear(OWN_WIDTH, words)
+        self.register_buffer("mean", torch.zeros(OWN_WIDTH))
+        self.register_buffer("spread", torch.ones(OWN_WIDTH))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return features `(rows, 48)`."""
+    def raw(self, pictures: Tensor) -> Tensor:
+        """Return features `(rows, 48)` before they are standardised."""
         x = F.interpolate(pictures, 32, mode="area") if pictures.shape[-1] != 32 else pictures
         for layer in self.layers:
             x = F.silu(layer(x))
         features: Tensor = self.words(x.flatten(1))
         return features
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return features `(rows, 48)`."""
+        return (self.raw(pictures) - self.mean) / self.spread
+
+    def standardise(self, pictures: Tensor) -> None:
+        """Take mean and spread from pictures of the data `(n, 3, side, side)`."""
+        found = extract_all(self.raw, pictures)
+        self.mean.copy_(found.mean(0))
+        self.spread.copy_(found.std(0).clamp(min=1e-6))
 
 
 def load_features(name: str, examples: Examples, keep: Path, device: torch.device) -> Extractor:
@@ -64,10 +83,13 @@ def load_features(name: str, examples: Examples, keep: Path, device: torch.devic
         raise ConfigError(f"evaluate.features: '{OWN}' learns from small pictures only; use '{INCEPTION}'")
     torch.manual_seed(0)
     network = OwnFeatures(int(examples.tokens.max()) + 1).to(device)
-    if keep.is_file():
-        network.load_state_dict(load_file(keep))
+    kept = load_file(keep) if keep.is_file() else {}
+    if kept.keys() == network.state_dict().keys():  # an older file has no mean and spread
+        network.load_state_dict(kept)
     else:
         learn_features(network, examples, device)
+        rows = torch.linspace(0, len(examples) - 1, min(OWN_MEASURED, len(examples))).long()
+        network.standardise(examples.batch(rows)[0].to(device))
         save_file({key: value.cpu() for key, value in network.state_dict().items()}, keep)
     return network.eval()
 
@@ -80,7 +102,7 @@ def learn_features(network: OwnFeatures, examples: Examples, device: torch.devic
         pictures, condition = examples.batch(batch_rows(len(examples), 64, 0, step))
         wanted = torch.zeros(len(pictures), network.out.out_features)
         wanted.scatter_(1, condition["tokens"], 1.0)
-        found = network.out(F.silu(network(pictures.to(device))))
+        found = network.out(F.silu(network.raw(pictures.to(device))))
         loss = F.binary_cross_entropy_with_logits(found, wanted.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

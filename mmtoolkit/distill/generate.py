@@ -1,5 +1,6 @@
 """Draw samples: many small steps with a teacher, or a few large ones with a student."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmtoolkit.distill.model import TIMESTEPS, Condition, Denoiser, join_rows, take_rows, to_x0_eps
+from mmtoolkit.distill.model import TIMESTEPS, Condition, Denoiser, Levels, join_rows, take_rows, to_x0_eps
 from mmtoolkit.distill.schedule import ScheduleKind
 from mmtoolkit.distill.scheduler import scheduler_of
 
@@ -76,6 +77,8 @@ def student_samples(
     guidance: float = 1.0,
     eta: float = 0.0,
     schedule: ScheduleKind = "equidistant",
+    clip_steps: int = 0,
+    damped: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw with a few large steps (gamma sampling, see :class:`~mmtoolkit.distill.scheduler.TDDScheduler`).
@@ -89,17 +92,20 @@ def student_samples(
         guidance: in units of the student, see :func:`student_guidance`.
         eta: share of each jump that is noised back.
         schedule: placement of the steps.
+        clip_steps: first steps with dynamic thresholding.
+        damped: see :func:`damped_guidance`.
         generator: of that noise.
 
     Returns:
         Clean samples `(rows, *shape)`.
     """
-    scheduler = scheduler_of(denoiser.levels, denoiser.prediction, training_steps, schedule)
+    scheduler = scheduler_of(denoiser.levels, denoiser.prediction, training_steps, schedule, clip_steps)
     scheduler.set_timesteps(steps)
     x = noise
-    for time, shown in zip(scheduler.grid, scheduler.timesteps, strict=True):
+    scales = step_guidance(denoiser.levels, scheduler.grid, guidance, damped=damped)
+    for time, shown, scale in zip(scheduler.grid, scheduler.timesteps, scales, strict=True):
         t = torch.full((len(x),), time, device=x.device)
-        output = guided(denoiser, x, t, condition, guidance)
+        output = guided(denoiser, x, t, condition, scale)
         x = scheduler.step(output, shown, x, eta=eta, generator=generator, return_dict=False)[0]
     return x
 
@@ -115,6 +121,35 @@ def student_guidance(teacher_units: float, guidance: float) -> float:
         guidance: strength w that the student was trained with.
     """
     return teacher_units / (1 + guidance)
+
+
+def damped_guidance(guidance: float, turn: float) -> float:
+    """Return the scale to use for a long jump: 1 + (g - 1) cos of its angle where g is above 1.
+
+    Guidance follows the difference of two predictions. Over a short jump that is the teacher's own guidance;
+    a long one ends in two nearly finished samples, whose difference leads nowhere: at a right angle, as in
+    the jump of a single step, none of it is left. Between 0 and 1 nothing lies outside of the two samples.
+
+    Args:
+        guidance: in units of the student.
+        turn: cosine of the jump's angle, see :meth:`~mmtoolkit.distill.model.Levels.turn`.
+    """
+    return 1 + (guidance - 1) * max(0.0, turn) if guidance > 1 else guidance
+
+
+def step_guidance(levels: Levels, grid: Sequence[int], guidance: float, *, damped: bool) -> list[float]:
+    """Return the guidance scale of each step of a sampler, in units of the student.
+
+    Args:
+        levels: signal and noise of the timesteps.
+        grid: timesteps of the steps, descending.
+        guidance: scale asked for.
+        damped: weaken it over long jumps, see :func:`damped_guidance`.
+    """
+    if not damped:
+        return [guidance] * len(grid)
+    jumps = zip(grid, [*grid[1:], None], strict=True)
+    return [damped_guidance(guidance, levels.turn(t, target)) for t, target in jumps]
 
 
 def in_parts(condition: Condition, noise: Tensor, rows: int = 256) -> list[tuple[Condition, Tensor]]:

@@ -55,6 +55,17 @@ class Levels:
         shape = (-1, *(1,) * (like.dim() - 1))
         return self.alpha[t].view(shape), self.sigma[t].view(shape)
 
+    def turn(self, t: int, target: int | None) -> float:
+        """Return the cosine of the angle by which a jump from t to `target` (none: clean) turns the sample.
+
+        With alpha and sigma scaled to length 1, DDIM's jump is a turn in the plane of clean sample and noise.
+        """
+        start = torch.stack([self.alpha[t], self.sigma[t]])
+        end = start.new_tensor([1.0, 0.0])
+        if target is not None:
+            end = torch.stack([self.alpha[target], self.sigma[target]])
+        return float(torch.cosine_similarity(start, end, dim=0))
+
     def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t = alpha x_0 + sigma noise, all `(rows, ...)`."""
         alpha, sigma = self.at(t, clean)
@@ -131,6 +142,10 @@ class Examples(Protocol):
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Condition]:
         """Return the samples `(rows, *shape)` of some indices and their conditions, on the CPU."""
+        ...
+
+    def texts(self, rows: Tensor) -> list[str]:
+        """Return the captions or classes of some indices, as they were written."""
         ...
 
 

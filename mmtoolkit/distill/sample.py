@@ -22,7 +22,13 @@ from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import SHAPES, DistillSettings, TargetSettings
-from mmtoolkit.distill.generate import draw_grid, student_guidance, student_samples, to_bytes
+from mmtoolkit.distill.generate import (
+    draw_grid,
+    step_guidance,
+    student_guidance,
+    student_samples,
+    to_bytes,
+)
 from mmtoolkit.distill.loop import step_generator
 from mmtoolkit.distill.schedule import ScheduleKind
 from mmtoolkit.distill.shapes import make_shapes
@@ -41,7 +47,10 @@ class SampleSettings:
         schedule: placement of the steps.
         seed: of the noise; picture i of a seed is the same whatever the count.
         count: number of pictures; texts are repeated in order.
-        clip_steps: first steps with dynamic thresholding (not for pixel models).
+        clip_steps: first steps with dynamic thresholding.
+        lora_scale: factor on the LoRA, none being 1 (not for pixel models).
+        damped: weaken guidance above the student's own over long jumps, see
+            :func:`~mmtoolkit.distill.generate.damped_guidance`; FLUX's pipeline cannot.
     """
 
     steps: int = 4
@@ -51,6 +60,8 @@ class SampleSettings:
     seed: int = 0
     count: int = 16
     clip_steps: int = 0
+    lora_scale: float | None = None
+    damped: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,8 @@ def _sample_pixel(
 ) -> Samples:
     from mmtoolkit.distill.pixel import load_pixel_student
 
+    if settings.lora_scale is not None:
+        raise UsageError(f"--lora-scale: {checkpoint} is a pixel student, which states its own; leave it out")
     denoiser, targets = load_pixel_student(checkpoint, base, device)
     if settings.steps > targets.training_steps:
         raise UsageError(f"--steps {settings.steps}: this student knows {targets.training_steps} at most")
@@ -155,6 +168,8 @@ def _sample_pixel(
         guidance=scale,
         eta=settings.eta,
         schedule=settings.schedule,
+        clip_steps=settings.clip_steps,
+        damped=settings.damped,
         generator=step_generator(settings.seed, -1, torch.device("cpu")),
     )
     arrays = to_bytes(denoiser.decode(samples))
@@ -213,7 +228,7 @@ def _sample_latent(
     if not texts:
         raise UsageError("say what to draw with --prompt or --prompts")
     local = path if path.exists() else fetch_lora(checkpoint)
-    student = open_student(local, base, family, layout)
+    student = open_student(local, base, family, layout, settings.lora_scale)
     known = student.facts or json.loads(_metadata(local).get(FACTS, "{}"))
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     pipeline = student.source.pipeline(student_network(student, dtype)).to(device)
@@ -225,7 +240,10 @@ def _sample_latent(
     if not known and settings.guidance is not None:
         logger.warning("%s does not say its guidance strength; --guidance is the student's own", checkpoint)
     pipeline.scheduler = _scheduler(pipeline, student.source.family.flow, targets, settings)
-    call = _pipeline_arguments(student.source.family.name, _student_scale(targets, settings), settings)
+    scale = _student_scale(targets, settings)
+    call = _pipeline_arguments(student.source.family.name, scale, settings)
+    if scale > 1 and settings.damped and "guidance_scale" in call:
+        call |= _damping(pipeline.scheduler, scale, settings.steps)
     pipeline.set_progress_bar_config(disable=True)
     texts = [texts[index % len(texts)] for index in range(settings.count)]
     start = time.perf_counter()
@@ -261,6 +279,18 @@ def _pipeline_arguments(family: str, scale: float, settings: SampleSettings) -> 
         return call | ({"true_cfg_scale": scale, "negative_prompt": ""} if scale > 1 else {})
     call["guidance_scale"] = max(1.0, scale)
     return call if family == "sd3" else call | {"eta": settings.eta}
+
+
+def _damping(scheduler: Any, scale: float, steps: int) -> dict[str, Any]:
+    """Let a pipeline take another guidance scale at each step, by the callback that it calls after one."""
+    scheduler.set_timesteps(steps)
+    scales = step_guidance(scheduler.levels, scheduler.grid, scale, damped=True)
+
+    def after(pipeline: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipeline._guidance_scale = scales[min(step + 1, steps - 1)]
+        return values
+
+    return {"guidance_scale": scales[0], "callback_on_step_end": after}
 
 
 def fetch_lora(name: str) -> Path:

@@ -298,14 +298,23 @@ class TDDFlowScheduler(_FewStepScheduler):
 
 
 def scheduler_of(
-    levels: Levels, prediction: Prediction, training_steps: int, schedule: ScheduleKind = "equidistant"
+    levels: Levels,
+    prediction: Prediction,
+    training_steps: int,
+    schedule: ScheduleKind = "equidistant",
+    clip_steps: int = 0,
 ) -> TDDScheduler | TDDFlowScheduler:
     """Return the sampler of a student whose levels are at hand."""
     scheduler: TDDScheduler | TDDFlowScheduler
+    kind: dict[str, Any] = {
+        "training_steps": training_steps,
+        "schedule": schedule,
+        "clip_steps": clip_steps,
+    }
     if prediction == "flow":
-        scheduler = TDDFlowScheduler(training_steps=training_steps, schedule=schedule)
+        scheduler = TDDFlowScheduler(**kind)
     else:
-        scheduler = TDDScheduler(prediction_type=prediction, training_steps=training_steps, schedule=schedule)
+        scheduler = TDDScheduler(prediction_type=prediction, **kind)
     scheduler.levels = levels.to(torch.device("cpu"))
     return scheduler
 

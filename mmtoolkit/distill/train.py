@@ -176,7 +176,8 @@ def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denois
     denoiser = load_pixel(settings.model.base, device)
     pictures = open_pictures(settings.data)
     tokens = denoiser.spec.tokens(pictures.texts)
-    examples = PixelExamples(load_images(pictures, denoiser.spec.size), tokens, settings.data.flip)
+    images = load_images(pictures, denoiser.spec.size)
+    examples = PixelExamples(images, tokens, settings.data.flip, pictures.texts)
     denoiser.adapt(settings.model)
     return denoiser, examples, {"spec": denoiser.spec.to_json()}
 

@@ -143,13 +143,15 @@ def test_compare_trains_all_rules_and_continues(runs, npz, features, mmtk, tmp_p
         "-q",
     ]
     arguments = ["distill", "compare", "-c", "tiny", "--data", npz, "--base", folder / "teach", *small]
-    arguments += ["--rule", "tdd", "--rule", "lcm", "-o", tmp_path / "c", "--json"]
+    arguments += ["--rule", "tdd", "--rule", "tdd-coupled", "--rule", "lcm", "-o", tmp_path / "c", "--json"]
     result = mmtk(*arguments)
     assert result.exit_code == 0, result.output
     metrics = json.loads(result.stdout)["metrics"]
     assert {"tdd,fid@2,eta=0,guidance=2", "lcm,trajectory_error@1,eta=0,guidance=4"} <= set(metrics)
-    for name in ("report.html", "tables.md", "tdd-s0.png", "plots/fid.png"):
+    for name in ("report.html", "tables.md", "tdd-s0.png", "plots/fid.png", "plots/guidance-2.png"):
         assert (tmp_path / "c" / name).is_file(), name
+    drops = [(tmp_path / "c" / f"{rule}-s0/config.yaml").read_text() for rule in ("tdd", "tdd-coupled")]
+    assert ["drop: 0.0" in text for text in drops] == [False, True]
     before = (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes()
     again = mmtk(
         "distill", "compare", "--resume", tmp_path / "c", "--rule", "tdd", "--rule", "lcm", "--json", "-q"
@@ -159,9 +161,9 @@ def test_compare_trains_all_rules_and_continues(runs, npz, features, mmtk, tmp_p
         metrics["tdd,fid@2,eta=0,guidance=2"]
     )
     assert (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes() == before
-    refused = mmtk("distill", "compare", "-c", "tiny", "--rule", "dmd", "-o", tmp_path / "d")
+    refused = mmtk("distill", "compare", "-c", "tiny", "--rule", "tddd", "-o", tmp_path / "d")
     assert refused.exit_code == 2
-    assert "no rule 'dmd'" in refused.stderr
+    assert "--rule: no rule 'tddd'; did you mean 'tdd'?" in refused.stderr
 
 
 def test_dry_run_writes_nothing(runs, npz, mmtk, tmp_path):
@@ -181,6 +183,7 @@ def test_dry_run_writes_nothing(runs, npz, mmtk, tmp_path):
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: cannot be read"),
         (["--steps", "300", "--prompt", "a red star"], "knows 250 at most"),
         (["--checkpoint", "nowhere"], "nowhere: no such run or file"),
+        (["--lora-scale", "0.5", "--prompt", "a red star"], "is a pixel student, which states its own"),
         (["--base", "nowhere", "--prompt", "a red star"], "nowhere: no such teacher"),
     ],
 )

@@ -1,6 +1,7 @@
 """Exact values on distributions whose noise prediction is known."""
 
 import functools
+import math
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +10,14 @@ from torch import nn
 
 from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.generate import guided, student_guidance, student_samples, teacher_samples
+from mmtoolkit.distill.generate import (
+    damped_guidance,
+    guided,
+    step_guidance,
+    student_guidance,
+    student_samples,
+    teacher_samples,
+)
 from mmtoolkit.distill.losses import Draw, distillation_loss, jump, pseudo_huber, teacher_output
 from mmtoolkit.distill.mixture import Mixture
 from mmtoolkit.distill.model import Levels
@@ -167,10 +175,42 @@ def test_guidance_converts_from_the_teachers_units(guidance):
         guided(student, x, t, condition, scale), guided(teacher, x, t, condition, guidance)
     )
     drawn = [
-        student_samples(model, condition, noise, steps=6, training_steps=250, guidance=g)
+        student_samples(model, condition, noise, steps=6, training_steps=250, guidance=g, damped=False)
         for model, g in ((student, scale), (teacher, guidance))
     ]
     torch.testing.assert_close(*drawn)
+
+
+@pytest.mark.parametrize("levels", [pixel_levels(), Levels.flow(3.0)])
+def test_the_turn_of_a_jump(levels):
+    """Angles add up: from noise to clean is a right angle, so cos a of a first part is sin of the rest."""
+    whole, first, rest = levels.turn(999, None), levels.turn(999, 500), levels.turn(500, None)
+    assert levels.turn(500, 500) == pytest.approx(1)
+    angles = [math.acos(turn) for turn in (whole, first, rest)]
+    assert angles[0] == pytest.approx(angles[1] + angles[2], abs=1e-4)
+    assert angles[0] == pytest.approx(math.pi / 2, abs=0.01)
+
+
+def test_guidance_is_damped_over_long_jumps_only():
+    assert damped_guidance(3.0, 0.25) == 1.5
+    assert damped_guidance(0.5, 0.25) == 0.5
+    levels = pixel_levels()
+    assert step_guidance(levels, [999], 3.0, damped=True)[0] == pytest.approx(1, abs=0.02)
+    assert step_guidance(levels, [999, 499], 3.0, damped=False) == [3.0, 3.0]
+    many = step_guidance(levels, list(range(999, 0, -20)), 3.0, damped=True)
+    assert min(many) > 2.9
+    assert step_guidance(levels, [999, 499], 1.0, damped=True) == [1.0, 1.0]
+
+
+def test_thresholding_keeps_a_first_jump_within_bounds():
+    model, noise = mixture(), torch.randn(64, 5, dtype=torch.float64)
+    condition = {"label": torch.arange(64) % 3}
+    free, bounded = (
+        student_samples(model, condition, noise, steps=1, training_steps=250, clip_steps=steps)
+        for steps in (0, 1)
+    )
+    assert free.abs().max() > 1
+    assert bounded.abs().max() <= 1
 
 
 def test_many_steps_follow_the_exact_flow():

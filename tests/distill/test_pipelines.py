@@ -2,12 +2,14 @@
 
 import gc
 import json
+import logging
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.core.errors import ConfigError, DataError, RunError, UsageError
@@ -185,6 +187,65 @@ def test_metadata_says_how_the_student_was_made(trained, tmp_path):
         assert (facts["guidance"], facts["drop"], facts["eta"]) == (3.5, 0.2, 0.3)
         assert (facts["steps_min"], facts["steps_max"], facts["training_steps"]) == (4, 8, 250)
         assert facts["alpha"] == facts["rank"] == 4
+
+
+def test_a_lora_is_scaled(trained, tiny_pipeline, tmp_path, caplog, mmtk):
+    """Its change is multiplied; nothing is said of a missing alpha, as the user has said the scale."""
+    from mmtoolkit.distill.export import open_student
+
+    base = str(tiny_pipeline("sd15"))
+    weights = load_file(trained("sd15") / "checkpoints/last/model.safetensors")
+    save_file({k: torch.randn_like(v) for k, v in weights.items()}, tmp_path / "lora.safetensors")
+    with caplog.at_level(logging.WARNING, "mmtoolkit"):
+        student = open_student(tmp_path / "lora.safetensors", base, "sd15", lora_scale=0.125)
+        network = student.source.empty_network()
+        scaled = student.lora(network).layers
+        assert "alpha" not in caplog.text
+    for name, layer in open_student(tmp_path / "lora.safetensors", base, "sd15").lora(network).layers.items():
+        torch.testing.assert_close(scaled[name].delta(), 0.125 * layer.delta())
+    whole, half = (open_student(trained("sd15"), None, None, lora_scale=s).lora(network) for s in (None, 0.5))
+    assert all(half.layers[name].alpha == layer.alpha / 2 for name, layer in whole.layers.items())
+    arguments = ["--checkpoint", tmp_path / "lora.safetensors", "--base", base, "--family", "sd15"]
+    arguments += ["--prompt", "a cat", "--count", "1", "--steps", "1", "--no-grid", "--lora-scale", "0.5"]
+    drawn = mmtk("distill", "sample", *arguments, "-o", tmp_path / "x", "--json", "-q")
+    assert json.loads(drawn.stdout)["settings"]["lora_scale"] == 0.5
+    assert drawn.stderr == ""
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd3"])
+def test_a_pipeline_weakens_guidance_step_by_step(family, tiny_pipeline):
+    """The scale that it combines the two predictions with follows :func:`step_guidance`."""
+    from mmtoolkit.distill.config import TargetSettings
+    from mmtoolkit.distill.generate import step_guidance
+    from mmtoolkit.distill.sample import SampleSettings, _damping, _scheduler
+
+    pipeline = stock(tiny_pipeline(family))
+    scheduler = _scheduler(pipeline, family == "sd3", TargetSettings(), SampleSettings())
+    pipeline.scheduler = scheduler
+    call, seen = _damping(scheduler, 3.0, 4), []
+    after = call.pop("callback_on_step_end")
+
+    def watch(pipe, step, time, values):
+        seen.append(pipe.guidance_scale)
+        return after(pipe, step, time, values)
+
+    draw(pipeline, family, steps=4, guidance=call["guidance_scale"], callback_on_step_end=watch)
+    assert seen == step_guidance(scheduler.levels, scheduler.grid, 3.0, damped=True)
+    assert 1 < min(seen) < max(seen) < 3
+
+
+def test_clip_scores_a_text_model(trained, tiny_clip, tmp_path):
+    from mmtoolkit.distill.evaluate import evaluate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        features = torch.jit.trace(torch.nn.AdaptiveAvgPool2d(2), torch.zeros(2, 3, 16, 16))
+        features.save(str(tmp_path / "four.pt"))
+    settings = ["samples=8", "steps=[1]", "eta=[0]", "guidance=[1]", f"features={tmp_path / 'four.pt'}"]
+    changes = [f"evaluate.{one}" for one in (*settings, f"clip={tiny_clip}")]
+    found = evaluate(trained("sd15"), set_layers(changes))
+    scores = [found.cells[0].metrics["clip_score"], found.teacher[4.5]["clip_score"]]
+    assert all(0 <= score <= 1 for score in scores)
 
 
 def test_a_file_that_reads_back_wrong_is_not_left(trained, tmp_path, monkeypatch):
