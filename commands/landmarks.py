@@ -169,11 +169,13 @@ def evaluate(
     found, files = score(source, data, output=output, alpha=alpha, subset_79=points_79, passes=passes)
     written = [str(file) for file in files]
     if as_json:
-        groups = {"groups": found.groups, "parts": found.parts}
+        groups = {"groups": found.groups, "parts": found.parts, "offset": found.offset}
         print_json("landmarks eval", data=str(data), metrics=found.metrics, **groups, files=written)
         return
     print_table(f"{data}: NME over sqrt(w h) of the true box", *metric_table(found))
     print_table("By part", *part_table(found))
+    right, down = (100 * value for value in found.offset)
+    typer.echo(f"Mean offset of the predictions: {right:+.2f} % to the right, {down:+.2f} % down")
     for file in written:
         typer.echo(file)
 

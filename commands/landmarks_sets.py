@@ -60,6 +60,10 @@ def complete(
         Path, typer.Option(metavar="FILE", help="ICT-FaceKit light (.npz).", rich_help_panel=options.RUN)
     ],
     views: Annotated[int, typer.Option(help="Turned views of each photograph.", min=0, max=50)] = 4,
+    shift: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="X Y", help="Pixels added to the given points, where all lie off the same way."),
+    ] = (0.0, 0.0),
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -75,7 +79,7 @@ def complete(
     if dry_run:
         facts = describe_work(source, model, views)
     else:
-        facts = complete_engine(source, output, model, views, seed or 0).facts()
+        facts = complete_engine(source, output, model, views, seed or 0, shift).facts()
     if as_json:
         print_json("landmarks complete", dry_run=dry_run, **facts, files=[] if dry_run else [str(output)])
     else:

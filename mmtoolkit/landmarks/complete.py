@@ -1,7 +1,7 @@
 """Turn photographs with 68 human points into a data set of 106 points, with views from other sides."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,14 @@ def describe_work(source: Path, model: Path, views: int) -> dict[str, int | floa
     return {"photographs": photographs, "faces": photographs * (1 + views)}
 
 
-def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int = 0) -> Completion:
+def complete(
+    source: Path,
+    output: Path,
+    model: Path,
+    views: int = 4,
+    seed: int = 0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Completion:
     """Complete a data set and write it in the JD format with a confidence for every point.
 
     Args:
@@ -87,12 +94,13 @@ def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int 
         model: ICT-FaceKit light as `.npz`.
         views: turned views of each photograph, besides itself.
         seed: of the turns.
+        shift: added to the given points in pixels, for sets whose labels all lie off the same way.
 
     Raises:
         DataError: if the source or the model cannot be used; nothing is written then.
         UsageError: if `output` is not empty.
     """
-    annotations, head = check_source(source), load_ict(model)
+    annotations, head = [_shifted(item, shift) for item in check_source(source)], load_ict(model)
     new_folder(output)
     result = Completion(photographs=len(annotations))
     with progress_bar("faces", len(annotations)) as advance:
@@ -106,6 +114,12 @@ def complete(source: Path, output: Path, model: Path, views: int = 4, seed: int 
 
         result.written = write_jd(output, faces())
     return result
+
+
+def _shifted(item: Annotation, shift: tuple[float, float]) -> Annotation:
+    """Move the labels of a face, and its box with them."""
+    step = np.float32(shift)
+    return replace(item, points=item.points + step, box=item.box + np.tile(step, 2))
 
 
 def complete_face(

@@ -32,6 +32,8 @@ class Evaluation:
         metrics: `nme`, `auc`, `failure_rate`, `faces`, `missing`; fractions.
         groups: the same by group, such as `yaw 15-30` or `mouth open`.
         parts: mean NME of each facial part.
+        offset: mean of prediction minus truth to the right and down, over the face's size; far from 0, one
+            of the two lies off in a body.
         names: of the faces.
         errors: NME of each face, `(faces,)`; NaN where there is no prediction.
     """
@@ -39,27 +41,34 @@ class Evaluation:
     metrics: dict[str, float]
     groups: dict[str, dict[str, float]]
     parts: dict[str, float]
+    offset: tuple[float, float]
     names: list[str]
     errors: Values = field(repr=False)
 
 
 def point_errors(truth: Annotation, predicted: Points) -> Values:
-    """Return the distance of each labelled point over the face's size, NaN where there is no label.
+    """Return the distance of each labelled point over the face's size, `(n,)`; see :func:`point_offsets`."""
+    distances: Values = np.linalg.norm(point_offsets(truth, predicted), axis=1)
+    return distances
+
+
+def point_offsets(truth: Annotation, predicted: Points) -> Values:
+    """Return prediction minus truth over the face's size, NaN where there is no label.
 
     Args:
         truth: a labelled face; in another scheme than JD the prediction goes through its map.
         predicted: `(106, 2)` in JD order.
 
     Returns:
-        `(n,)` for the n points of the truth's scheme.
+        `(n, 2)` for the n points of the truth's scheme.
     """
     width, height = size = np.ptp(enclosing_box(truth.points, truth.weights).reshape(2, 2), axis=0)
     if not size.all():
         raise DataError(f"{truth.name}: the labelled points have no extent")
     mapped, known = conversion("jd106", truth.scheme)(predicted)
-    distances = np.linalg.norm((mapped - truth.points).astype(np.float64), axis=1)
+    offsets = (mapped - truth.points).astype(np.float64) / np.sqrt(float(width) * float(height))
     counted = known & (truth.weights > 0)
-    return np.where(counted, distances / np.sqrt(float(width) * float(height)), np.nan)
+    return np.where(counted[:, None], offsets, np.nan)
 
 
 def summarise(errors: Values, alpha: float = ALPHA) -> dict[str, float]:
@@ -109,7 +118,15 @@ def evaluate(
     names = sorted({label for of_face in labels for label in of_face})
     groups = {name: summarise(errors[[name in of_face for of_face in labels]], alpha) for name in names}
     parts = part_errors(truths, rows)
-    return Evaluation(summarise(errors, alpha), groups, parts, [t.name for t in truths], errors)
+    offset = mean_offset(truths, predictions)
+    return Evaluation(summarise(errors, alpha), groups, parts, offset, [t.name for t in truths], errors)
+
+
+def mean_offset(truths: Sequence[Annotation], predictions: Mapping[str, Points]) -> tuple[float, float]:
+    """Average prediction minus truth over all labelled points; see :class:`Evaluation`."""
+    there = [point_offsets(truth, predictions[truth.name]) for truth in truths if truth.name in predictions]
+    right, down = np.nanmean(np.concatenate(there), axis=0)
+    return float(right), float(down)
 
 
 def _subset(row: Values, truth: Annotation) -> Values:

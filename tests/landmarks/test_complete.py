@@ -220,6 +220,17 @@ def test_a_completed_set_reads_back_with_weights_and_poses(source, model_path, t
     assert all(np.array_equal(a.points, b.points) for a, b in zip(items, second, strict=True))
 
 
+def test_labels_that_lie_off_are_shifted_before(mmtk, source, model_path, tmp_path):
+    arguments = ["landmarks", "complete", source, "--model", model_path, "--views", 0, "-q"]
+    assert mmtk(*arguments, tmp_path / "as_given").exit_code == 0
+    assert mmtk(*arguments, tmp_path / "moved", "--shift", "-1.5", "2").exit_code == 0
+    for given, moved in zip(*(read_annotations(tmp_path / n) for n in ("as_given", "moved")), strict=True):
+        human = given.weights == 1
+        steps = moved.points[human] - given.points[human]
+        np.testing.assert_allclose(steps, [[-1.5, 2]] * human.sum(), atol=0.01)
+        np.testing.assert_allclose(moved.box - given.box, [-1.5, 2, -1.5, 2], atol=1)
+
+
 def test_mistakes_are_told_before_anything_is_written(source, model_path, tmp_path):
     with pytest.raises(DataError, match="not an ICT-FaceKit light model"):
         complete(source, tmp_path / "out", source / "face0.jpg")

@@ -44,6 +44,8 @@ def test_nme_by_hand():
     assert found["nme"] == pytest.approx(6 / 60 / 106, rel=1e-4)
     assert found["auc"] == pytest.approx(1 - 6 / 60 / 106 / 0.08, rel=1e-4)
     assert found["failure_rate"] == 0
+    moved = evaluate([truth_of(points)], {"a.jpg": predicted})
+    assert moved.offset == pytest.approx((3 / 60, 4 / 60), rel=1e-4)
 
 
 def test_missing_predictions_are_failures_but_not_in_the_mean():
