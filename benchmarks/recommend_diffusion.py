@@ -1,11 +1,12 @@
 """Compare an epoch's diffusion (passes and one denoising) with the computation as published.
 
-    python benchmarks/recommend_diffusion.py DATA_SET_FOLDER [float32] [bfloat16]
+    python benchmarks/recommend_diffusion.py DATA_SET_FOLDER [float32] [bfloat16] [--passes 1]
 
 The published computation keeps both graphs as dense items x items matrices, draws noise in items
 dimensions, predicts dense rows, and denoises with two passes (with and without condition) a step. It
 is written anew here, as plainly and as fast as torch's own layers allow. Each side runs in a process of
-its own, so that its peak memory is its own; the same passes, batches and sizes on both sides.
+its own, so that its peak memory is its own; the same passes, batches and sizes on both sides. With
+--passes, fewer passes are run and their time is scaled to the preset's, as all passes cost the same.
 """
 
 import argparse
@@ -105,17 +106,21 @@ def linear_epoch(settings: RecommendSettings, folder: str) -> dict[str, float]:
 SIDES = {"published": published_epoch, "linear": linear_epoch}
 
 
-def run_side(side: str, folder: str, precision: str) -> None:
-    changes = set_layers([f"precision={precision}", "device=cpu"])
-    settings = resolve(RecommendSettings, [config_layer("recommend", "igdmrec"), *changes]).settings
+def run_side(side: str, folder: str, precision: str, passes: int | None) -> None:
+    base = [config_layer("recommend", "igdmrec"), *set_layers([f"precision={precision}", "device=cpu"])]
+    wanted = resolve(RecommendSettings, base).settings.diffusion.passes
+    run = wanted if passes is None else passes
+    settings = resolve(RecommendSettings, [*base, *set_layers([f"diffusion.passes={run}"])]).settings
     seed_everything(0)
     before = peak_memory(CPU)
     found = SIDES[side](settings, folder)
+    found["diffusion"] *= wanted / run
     print(json.dumps(found | {"before": before, "peak": peak_memory(CPU)}))
 
 
-def measure(side: str, folder: str, precision: str) -> dict[str, Any]:
+def measure(side: str, folder: str, precision: str, passes: int | None) -> dict[str, Any]:
     command = [sys.executable, __file__, folder, precision, "--side", side]
+    command += [] if passes is None else ["--passes", str(passes)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found | {"total": found["diffusion"] + found["denoising"]}
@@ -126,15 +131,16 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--side", choices=SIDES, help="run one side only, and print it as JSON")
+    parser.add_argument("--passes", type=int, help="run so many passes and scale their time")
     options = parser.parse_args()
     if options.side:
-        run_side(options.side, options.folder, options.precision[0])
+        run_side(options.side, options.folder, options.precision[0], options.passes)
         return
     print(f"{environment()['cpu']}, {describe_device(CPU)}, {Path(options.folder).name}")
-    base = measure("published", options.folder, "float32")
+    base = measure("published", options.folder, "float32", options.passes)
     sides = {"published, float32": base}
     for precision in options.precision:
-        sides[f"linear form, {precision}"] = measure("linear", options.folder, precision)
+        sides[f"linear form, {precision}"] = measure("linear", options.folder, precision, options.passes)
     print(f"{'':24}diffusion  denoising  together  times   peak memory  (before)")
     for name, found in sides.items():
         print(

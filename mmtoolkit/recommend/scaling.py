@@ -24,6 +24,9 @@ from mmtoolkit.recommend.train import set_up, train_epoch
 MEASURED_EPOCHS = 3
 """Epochs after the first, which warms up, of which the median counts."""
 
+LONG_ENOUGH = 60.0
+"""Seconds of measured epochs after which none is added."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -89,7 +92,10 @@ def measure(size: Size) -> None:
     before = peak_memory(cpu)
     data = make_large(size.users, size.items, settings.graph.neighbours)
     training = set_up(settings, data)
-    records = [train_epoch(training) for _ in range(1 + MEASURED_EPOCHS)][1:]
+    train_epoch(training)
+    records: list[dict[str, Any]] = []
+    while len(records) < MEASURED_EPOCHS and sum(r["seconds"] for r in records) < LONG_ENOUGH:
+        records.append(train_epoch(training))
     stages = [name for name in records[0] if name.startswith("seconds")]
     seconds = {
         name.removeprefix("seconds_").replace("seconds", "epoch"): median(r[name] for r in records)

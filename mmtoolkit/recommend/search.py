@@ -4,7 +4,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmtoolkit.recommend.graph import BLOCK_ENTRIES
 from mmtoolkit.recommend.model import CDNet
@@ -57,16 +56,14 @@ def largest_among(net: CDNet, hidden: Tensor, candidates: sp.csr_array, k: int) 
     Returns:
         Values and columns, both `(rows, k)`, the largest first.
     """
-    device, counts = hidden.device, np.diff(candidates.indptr)
-    width = max(k, int(counts.max()))
-    columns = np.zeros((len(hidden), width), np.int64)
-    there = np.arange(width) < counts[:, None]
-    columns[there] = candidates.indices
-    ids, known = torch.from_numpy(columns).to(device), torch.from_numpy(there).to(device)
-    parts = []
-    for rows in torch.arange(len(hidden)).split(max(1, BLOCK_ENTRIES // (width * hidden.shape[1]))):
-        decoder = F.embedding(ids[rows], net.decoder)
-        entries = torch.einsum("rch,rh->rc", decoder, hidden[rows]) + net.decoder_bias[ids[rows]]
-        parts.append(entries.masked_fill(~known[rows], -torch.inf).topk(k, dim=1))
-    values, places = (torch.cat(halves) for halves in zip(*parts, strict=True))
-    return values, ids.gather(1, places)
+    zeros = np.zeros(candidates.nnz, np.float32)
+    parts = (candidates.indptr.astype(np.int64), candidates.indices.astype(np.int64), zeros)
+    starts, chosen, values = (torch.from_numpy(part).to(hidden.device) for part in parts)
+    pattern = torch.sparse_csr_tensor(starts, chosen, values, candidates.shape)
+    products = torch.sparse.sampled_addmm(pattern, hidden, net.decoder.T).values()
+    counts = starts.diff()
+    there = torch.arange(max(k, int(counts.max())), device=hidden.device) < counts[:, None]
+    entries, columns = hidden.new_full(there.shape, -torch.inf), chosen.new_zeros(there.shape)
+    entries[there], columns[there] = products + net.decoder_bias[chosen], chosen
+    best, places = entries.topk(k, dim=1)
+    return best, columns.gather(1, places)
