@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -187,9 +188,10 @@ def _shared_users(train: sp.csr_array, fewest: int = 1) -> Iterator[tuple[int, s
         First item of the block, and the counts `(block, items)` that are at least `fewest`.
     """
     by_item = sp.csr_array(train.T)
-    items = by_item.shape[0]
-    for start in range(0, items, step := max(1, BLOCK_ENTRIES // items)):
-        coo = sp.csr_array(by_item[start : start + step] @ train).tocoo()
+    most = np.cumsum(by_item @ np.diff(train.indptr))  # pairs up to an item, at most
+    cuts = np.searchsorted(most, np.arange(BLOCK_ENTRIES, most[-1], BLOCK_ENTRIES))
+    for start, stop in pairwise(np.unique([0, *cuts, len(most)]).tolist()):
+        coo = sp.csr_array(by_item[start:stop] @ train).tocoo()
         kept = (coo.data >= fewest) & (coo.row + start != coo.col)
         yield start, sp.coo_array((coo.data[kept], (coo.row[kept], coo.col[kept])), coo.shape)
 

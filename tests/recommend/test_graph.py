@@ -36,7 +36,9 @@ def test_behaviour_graph_by_hand():
 
 @pytest.mark.parametrize("k", [0, 2, 10])
 @pytest.mark.parametrize("threshold", [1, 3])
-def test_behaviour_graph_against_a_double_loop(k, threshold):
+@pytest.mark.parametrize("block", [700, 2**24])
+def test_behaviour_graph_against_a_double_loop(k, threshold, block, monkeypatch):
+    monkeypatch.setattr("mmtoolkit.recommend.graph.BLOCK_ENTRIES", block)
     train = sp.random_array((60, 25), density=0.3, format="csr", rng=1, dtype=np.float32)
     train.data[:] = 1
     dense = train.toarray()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtoolkit.recommend.config import HistorySettings
+from mmtoolkit.recommend.config import GraphSettings, HistorySettings
 from mmtoolkit.recommend.evaluate import evaluate
 from mmtoolkit.recommend.graph import behaviour_graph, cosine_neighbours
 from mmtoolkit.recommend.history import History
@@ -13,13 +13,14 @@ from mmtoolkit.recommend.load import load_model
 from mmtoolkit.recommend.train import train
 
 CPU = torch.device("cpu")
+LINKED = GraphSettings(co_occurrence_threshold=2, behaviour_neighbours=5)
 
 
 def test_scores_are_inner_products_plus_sums_over_the_history(tiny_data):
     settings = HistorySettings(weight=2.0, neighbours=60, shrinkage=5.0, graph_weight=0.3)
     rng = np.random.default_rng(0)
     users, items = (rng.normal(size=(n, 4)).astype(np.float32) for n in (tiny_data.users, tiny_data.items))
-    graph = behaviour_graph(tiny_data.train, tiny_graph_settings())  # any graph with a diagonal
+    graph = behaviour_graph(tiny_data.train, LINKED)  # any graph with a diagonal
     embeddings = Embeddings(torch.from_numpy(users), torch.from_numpy(items))
     found = History(tiny_data.train, settings).add_to(embeddings, graph, CPU).scores(np.arange(5)).numpy()
     has, links = tiny_data.train.toarray() > 0, graph.toarray()
@@ -33,15 +34,9 @@ def test_scores_are_inner_products_plus_sums_over_the_history(tiny_data):
             assert found[user, item] == pytest.approx(score, rel=1e-4, abs=1e-4)
 
 
-def tiny_graph_settings():
-    from mmtoolkit.recommend.config import GraphSettings
-
-    return GraphSettings(co_occurrence_threshold=2, behaviour_neighbours=5)
-
-
 def test_only_the_neighbours_speak_and_a_weight_of_zero_changes_nothing(tiny_data):
     few = History(tiny_data.train, HistorySettings(weight=1.0, neighbours=3, shrinkage=5.0))
-    empty = behaviour_graph(tiny_data.train, tiny_graph_settings()) * 0
+    empty = behaviour_graph(tiny_data.train, LINKED) * 0
     assert np.array_equal(few.weights(empty).toarray(), cosine_neighbours(tiny_data.train, 3, 5.0).toarray())
     embeddings = Embeddings(torch.ones(2, 2), torch.ones(3, 2))
     assert History(tiny_data.train, HistorySettings()).add_to(embeddings, empty, CPU) is embeddings
