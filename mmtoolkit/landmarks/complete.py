@@ -118,7 +118,7 @@ def complete(
 
 def _shifted(item: Annotation, shift: tuple[float, float]) -> Annotation:
     """Move the labels of a face, and its box with them."""
-    step = np.float32(shift)
+    step = np.array(shift, np.float32)
     return replace(item, points=item.points + step, box=item.box + np.tile(step, 2))
 
 

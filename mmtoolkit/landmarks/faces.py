@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,11 +47,15 @@ class Validation:
 
 
 def split_photos(data: DataSettings) -> tuple[list[Annotation], list[Annotation]]:
-    """Read the photographs and keep some for validation, chosen by their names alone."""
+    """Read the photographs and keep some for validation, chosen by their names alone.
+
+    The turned views that `mmtk landmarks complete` makes of a photograph go where it goes.
+    """
     photos = [item for path in data.path for item in read_annotations(path)]
     if data.validation:
         return photos, [item for path in data.validation for item in read_annotations(path)]
-    held = [zlib.crc32(item.name.encode()) < data.holdout * 2**32 for item in photos]
+    names = [re.sub(r"(_turned\d+)?\.\w+$", "", item.name) for item in photos]
+    held = [zlib.crc32(name.encode()) < data.holdout * 2**32 for name in names]
     train = [item for item, out in zip(photos, held, strict=True) if not out]
     if photos and not train:
         raise DataError("every photograph would be kept for validation; lower data.holdout")

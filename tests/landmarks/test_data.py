@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 
 from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.landmarks.config import DataSettings
 from mmtoolkit.landmarks.data import enclosing_box, jitter_box, official_box, read_annotations, text, write_jd
 from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes, to_square
 from mmtoolkit.landmarks.data.write import convert_file
+from mmtoolkit.landmarks.faces import split_photos
 
 LINES = [f"{i} {i + 1}" for i in range(106)]
 
@@ -227,3 +230,13 @@ def test_crops_beyond_the_picture_are_black():
     assert crops[0].max() == 0
     assert crops[1][:5].max() == 0
     assert crops[1][-3:, -3:].min() == 200
+
+
+def test_turned_views_are_held_out_with_their_photograph(faces, tmp_path):
+    names = [f"face{number}{turned}.jpg" for number in range(6) for turned in ("", "_turned1")]
+    write_jd(tmp_path / "set", [replace(face, name=name) for face, name in zip(faces, names, strict=True)])
+    train, held = split_photos(DataSettings(path=(tmp_path / "set",), holdout=0.5))
+    photographs = [{item.name.removesuffix(".jpg").split("_")[0] for item in part} for part in (train, held)]
+    assert not photographs[0] & photographs[1]
+    assert sorted(len(part) % 2 for part in (train, held)) == [0, 0]
+    assert all(photographs)
