@@ -1,13 +1,13 @@
 """Compare LCM, PCM, TCD and TDD on a Gaussian mixture whose noise prediction is known exactly.
 
-    python benchmarks/distill_mixture.py [SEEDS [STEPS]]
+    python benchmarks/distill_mixture.py [--seeds 3] [--steps 1000] [--undamped] [--rule tdd ...]
 
 A student is the exact teacher plus a small network, trained by the package's own step; all have the same
 budget. Told for each cell: the squared sliced Wasserstein distance to the teacher's 250-step samples from
-the same noise, mean over the seeds; * marks the best. Minutes on one thread.
+the same noise, mean and spread over the seeds; * marks the best. Minutes on one thread.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,11 +31,13 @@ RULES = {
     "lcm": {"rule": "lcm", "drop": 0.0},
     "pcm-4": {"rule": "pcm", "drop": 0.0},
     "tcd": {"rule": "tcd", "drop": 0.0},
-    "tdd published": {"window": "published"},
-    "tdd paper": {"window": "paper"},
-    "tdd schedule": {"window": "schedule"},
-    "tdd schedule, half eta 0": {"window": "schedule", "eta_zero": 0.5},
-    "tdd schedule, coupled": {"window": "schedule", "drop": 0.0},
+    "tdd published": {"window": "published", "eta": 0.3},
+    "tdd paper": {"window": "paper", "eta": 0.3},
+    "tdd offset": {"eta": 0.3},
+    "tdd half offset": {"eta": 0.3, "eta_zero": 0.5},
+    "tdd coupled": {"drop": 0.0},
+    "pcm-8 decoupled": {"rule": "pcm", "phases": 8},
+    "tdd": {},
 }
 
 
@@ -118,7 +120,13 @@ def sliced_distance(a: Tensor, b: Tensor) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    seeds, steps = (int(v) for v in (*sys.argv[1:], *("2", "1200")[len(sys.argv) - 1 :]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--undamped", action="store_true", help="guidance at full strength over long jumps")
+    parser.add_argument("--rule", action="append", choices=list(RULES), help="may be repeated (default: all)")
+    options = parser.parse_args()
+    seeds, steps = options.seeds, options.steps
     means = torch.randn(CLASSES, COMPONENTS, WIDTH, generator=torch.Generator().manual_seed(0))
     teacher = Mixture(means, SPREAD, pixel_levels())
     generator = torch.Generator().manual_seed(1)
@@ -127,10 +135,10 @@ def main() -> None:
     cells = [(g, eta, k) for g in (1, 2) for eta in (0.0, 0.3) for k in (1, 2, 4, 6, 8)]
     scale = 1 + STRENGTH
     wanted = {g: teacher_samples(teacher, condition, noise, steps=250, guidance=g * scale) for g in (1, 2)}
-    found: dict[str, list[float]] = {}
+    found: dict[str, Tensor] = {}
     start = time.process_time()
-    for name, changes in RULES.items():
-        scores = torch.zeros(len(cells))
+    for name in options.rule or RULES:
+        changes, scores = RULES[name], torch.zeros(len(cells), seeds)
         settings = TargetSettings(guidance=STRENGTH, **changes)  # type: ignore[arg-type]
         for seed in range(seeds):
             student = train(teacher, settings, steps, seed)
@@ -143,17 +151,21 @@ def main() -> None:
                     training_steps=250,
                     guidance=g,
                     eta=eta,
+                    damped=not options.undamped,
                     generator=torch.Generator().manual_seed(seed),
                 )
-                scores[index] += sliced_distance(made, wanted[g]) / seeds
-        found[name] = scores.tolist()
+                scores[index, seed] = sliced_distance(made, wanted[g])
+        found[name] = scores
     print(f"{environment()['cpu']}, 1 thread, {time.process_time() - start:.0f} s of processor time")
     about = f"{CLASSES} classes of {COMPONENTS} Gaussians in {WIDTH} dimensions"
     print(f"{seeds} seeds, {steps} steps of {BATCH}, {about}\n")
     print(f"| guidance | eta | steps | {' | '.join(found)} |\n|{'---|' * (3 + len(found))}")
     for index, (g, eta, k) in enumerate(cells):
-        best = min(found, key=lambda name: found[name][index])
-        shown = [f"{v[index]:.4f}{' *' if name == best else ''}" for name, v in found.items()]
+        best = min(found, key=lambda name: found[name][index].mean())
+        shown = [
+            f"{v[index].mean():.4f} ({v[index].std():.4f}){' *' if name == best else ''}"
+            for name, v in found.items()
+        ]
         print(f"| {g}x | {eta:g} | {k} | {' | '.join(shown)} |")
 
 

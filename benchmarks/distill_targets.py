@@ -74,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{environment()['cpu']}, cpu, 1 thread, batch of {ROWS}")
     for window in ("published", "paper"):
-        settings = TargetSettings(window=window)
+        settings = TargetSettings(window=window, eta=0.3)
         targets = Targets.from_settings(settings, torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         n = targets.draw_starts(ROWS, generator)

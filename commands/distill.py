@@ -1,9 +1,8 @@
 """`mmtk distill`: teach, train, sample, evaluate, compare and export few-step diffusion models."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -66,39 +65,10 @@ Layout = Annotated[
 ]
 
 
-class FamilyChoice(StrEnum):
-    """Kinds of base models."""
-
-    pixel = "pixel"
-    sd15 = "sd15"
-    sdxl = "sdxl"
-    sd3 = "sd3"
-    flux = "flux"
-
-
-class ExportFormat(StrEnum):
-    """Layouts of exported students."""
-
-    diffusers = "diffusers"
-    kohya = "kohya"
-    merged = "merged"
-
-
-class ExportPrecision(StrEnum):
-    """Number formats of exported students."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class ScheduleChoice(StrEnum):
-    """Placements of the sampling steps."""
-
-    equidistant = "equidistant"
-    non_equidistant = "non_equidistant"
-
-
+FamilyName = Literal["pixel", "sd15", "sdxl", "sd3", "flux"]
+ExportFormat = Literal["diffusers", "kohya", "merged"]
+ExportPrecision = Literal["float32", "bfloat16", "float16"]
+Schedule = Literal["equidistant", "non_equidistant"]
 LoraScale = Annotated[
     float | None,
     typer.Option(
@@ -108,7 +78,7 @@ LoraScale = Annotated[
     ),
 ]
 Family = Annotated[
-    FamilyChoice | None,
+    FamilyName | None,
     typer.Option(help="Kind of the base, for a LoRA file.", rich_help_panel=options.CONFIGURATION),
 ]
 
@@ -253,9 +223,7 @@ def sample(
         ),
     ] = True,
     eta: Annotated[float, typer.Option(min=0, max=1, help="Share of each jump that is noised back.")] = 0.0,
-    schedule: Annotated[
-        ScheduleChoice, typer.Option(help="Placement of the steps.")
-    ] = ScheduleChoice.equidistant,
+    schedule: Annotated[Schedule, typer.Option(help="Placement of the steps.")] = "equidistant",
     clip_steps: Annotated[int, typer.Option(min=0, help="First steps with dynamic thresholding.")] = 0,
     lora_scale: LoraScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
@@ -275,11 +243,10 @@ def sample(
 
     texts = [*engine.read_prompts(prompt or [], prompts), *(label or [])]
     settings = engine.SampleSettings(
-        steps, guidance, eta, schedule.value, seed, count or len(texts) or 16, clip_steps, lora_scale, damped
+        steps, guidance, eta, schedule, seed, count or len(texts) or 16, clip_steps, lora_scale, damped
     )
-    kind = family.value if family else None
     place = device.value if device else "auto"
-    drawn = engine.sample(checkpoint, texts, settings, base=base, family=kind, layout=layout, device=place)
+    drawn = engine.sample(checkpoint, texts, settings, base=base, family=family, layout=layout, device=place)
     files = engine.write_samples(drawn, output or default_run_path("distill", "sample", seed), grid=grid)
     if as_json:
         metrics = {"seconds": drawn.seconds}
@@ -363,14 +330,12 @@ def export(
     form: Annotated[
         ExportFormat,
         typer.Option("--format", help="A LoRA for Diffusers or ComfyUI and A1111, or a whole pipeline."),
-    ] = ExportFormat.diffusers,
+    ] = "diffusers",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="New file or folder (default: beside the run)."),
     ] = None,
-    precision: Annotated[
-        ExportPrecision, typer.Option(help="Of the numbers written.")
-    ] = ExportPrecision.float16,
+    precision: Annotated[ExportPrecision, typer.Option(help="Of the numbers written.")] = "float16",
     base: Base = None,
     family: Family = None,
     layout: Layout = None,
@@ -384,13 +349,12 @@ def export(
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.distill import export as engine
 
-    kind = family.value if family else None
-    student = engine.open_student(checkpoint, base, kind, layout, lora_scale)
-    path = output or engine.default_output(checkpoint, form.value)
-    result = engine.export(student, form.value, path, precision.value)
+    student = engine.open_student(checkpoint, base, family, layout, lora_scale)
+    path = output or engine.default_output(checkpoint, form)
+    result = engine.export(student, form, path, precision)
     metrics = {"max_error": result.error, "largest": result.largest}
     if as_json:
-        print_json("distill export", format=form.value, metrics=metrics, files=[str(path)])
+        print_json("distill export", format=form, metrics=metrics, files=[str(path)])
     else:
         typer.echo(f"{path}: max error {result.error:.1e} (largest value {result.largest:.1e})")
 

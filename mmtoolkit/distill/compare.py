@@ -24,8 +24,9 @@ from mmtoolkit.distill.evaluate import (
     teacher_table,
 )
 from mmtoolkit.distill.generate import save_grid
+from mmtoolkit.distill.setup import restore, set_up
 from mmtoolkit.distill.targets import RULES
-from mmtoolkit.distill.train import restore, set_up, train
+from mmtoolkit.distill.train import train
 
 Table = tuple[list[str], list[list[str]]]
 VARIANTS: dict[str, dict[str, object]] = {

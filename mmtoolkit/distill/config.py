@@ -99,8 +99,8 @@ class TargetSettings(Settings):
     """Phases of `pcm`."""
     training_steps: Annotated[int, Field(ge=2, le=1000)] = 250
     """Grid points N among the 1000 timesteps."""
-    eta: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """Largest stochastic offset: a target tau becomes floor((1 - eta) tau), eta drawn from [0, this]."""
+    eta: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest stochastic offset: tau becomes floor((1 - eta) tau), eta drawn up to this (paper: 0.3)."""
     eta_zero: Share = 0.0
     """Share of the draws that keep their target exactly (eta = 0)."""
     guidance: Weight = 3.5
@@ -116,6 +116,8 @@ class TargetSettings(Settings):
             raise ValueError("targets.steps_max must not lie below targets.steps_min")
         if max(self.steps_max, self.phases) > self.training_steps:
             raise ValueError("targets.steps_max and targets.phases must not exceed targets.training_steps")
+        if self.eta_zero and not self.eta:
+            raise ValueError("targets.eta_zero is the share without an offset; set targets.eta above 0 too")
         return self
 
 

@@ -23,7 +23,7 @@ from mmtoolkit.distill.generate import in_parts, student_samples, teacher_sample
 from mmtoolkit.distill.loop import step_generator
 from mmtoolkit.distill.metrics import frechet_distance, kernel_distance, precision_recall, trajectory_error
 from mmtoolkit.distill.model import Condition, autocast, move, swapped
-from mmtoolkit.distill.train import Training, restore, set_up
+from mmtoolkit.distill.setup import Training, restore, set_up
 
 FEATURES_FILE = "features.safetensors"
 

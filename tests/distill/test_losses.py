@@ -76,7 +76,12 @@ RULES = [("lcm", "schedule"), ("pcm", "schedule"), ("tcd", "schedule")] + [
 
 @functools.cache
 def targets_of(rule, window):
-    changes = [f"targets.rule={rule}", f"targets.window={window}", "targets.training_steps=50"]
+    changes = [
+        f"targets.rule={rule}",
+        f"targets.window={window}",
+        "targets.training_steps=50",
+        "targets.eta=0.3",
+    ]
     return Targets.from_settings(resolve(DistillSettings, set_layers(changes)).settings.targets, CPU)
 
 

@@ -184,7 +184,7 @@ def test_metadata_says_how_the_student_was_made(trained, tmp_path):
         with safe_open(tmp_path / form, "pt") as stream:
             facts = json.loads(stream.metadata()[FACTS])
             assert stream.get_tensor(next(iter(stream.keys()))).dtype in (torch.float16, torch.float32)
-        assert (facts["guidance"], facts["drop"], facts["eta"]) == (3.5, 0.2, 0.3)
+        assert (facts["guidance"], facts["drop"], facts["eta"]) == (3.5, 0.2, 0.0)
         assert (facts["steps_min"], facts["steps_max"], facts["training_steps"]) == (4, 8, 250)
         assert facts["alpha"] == facts["rank"] == 4
 
@@ -364,7 +364,7 @@ def test_neither_autoencoder_nor_text_encoders_are_held_while_training(trained, 
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
-    from mmtoolkit.distill.train import set_up
+    from mmtoolkit.distill.setup import set_up
 
     def held():
         gc.collect()

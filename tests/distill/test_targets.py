@@ -106,6 +106,7 @@ def test_only_tdd_has_an_offset():
         ({"steps_min": 9}, "steps_max must not lie below"),
         ({"training_steps": 6}, "must not exceed"),
         ({"rule": "ddim"}, "targets.rule"),
+        ({"eta_zero": 0.5}, "set targets.eta above 0"),
     ],
 )
 def test_impossible_settings(change, message):
