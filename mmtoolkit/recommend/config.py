@@ -198,7 +198,7 @@ class EvaluateSettings(Settings):
     top_k: tuple[Count, ...] = (5, 10, 20, 50)
     """Cut-offs of the metrics."""
     batch_size: Count = 1024
-    """Users ranked at once."""
+    """Users ranked at once, at most; fewer where the catalogue is large."""
     mask_validation: bool = False
     """On the test split, also leave out items that the user has in validation."""
 

@@ -119,11 +119,11 @@ def training_loss(
     mine = range(workers.rank, len(parts), workers.count) or range(1)
     rows = torch.cat([parts[i] for i in mine])
     steps, keep = steps[rows].to(device), keep[rows].to(device)
-    clean = SparseRows(sp.csr_array(semantic[rows.numpy()]), device)
-    encoded = bag(net.encoder, clean)
     conditioned = bool(keep.any())
-    condition = SparseRows(sp.csr_array(behaviour[rows.numpy()]), device)
-    conditions = bag(net.encoder, condition) if conditioned else torch.zeros_like(encoded)
+    clean, condition = (sp.csr_array(graph[rows.numpy()]) for graph in (semantic, behaviour))
+    # one bag for both, whose gradient is one (items, hidden) array
+    both = bag(net.encoder, SparseRows(sp.csr_array(sp.vstack([clean, condition])), device))
+    encoded, conditions = both.split(len(rows))
     directions = product(vectors, net.encoder, net.dtype)
 
     def mix(seed: int, encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
@@ -146,7 +146,8 @@ def training_loss(
     )
     share = len(rows) / batch if workers.rank < len(parts) else 0.0
     weight = share * schedule.loss_weight[steps]
-    return reconstruction_loss(mixed, net.decoder, net.decoder_bias, clean, weight, net.dtype)
+    target = SparseRows(clean, device)
+    return reconstruction_loss(mixed, net.decoder, net.decoder_bias, target, weight, net.dtype)
 
 
 @contextmanager

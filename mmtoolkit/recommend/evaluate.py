@@ -20,6 +20,9 @@ Scores = Callable[[IntArray], Tensor]
 RANKED: tuple[SplitName, ...] = ("validation", "test")
 """Splits that are ranked."""
 
+RANKED_ENTRIES = 2**27
+"""Most scores of a block of users (512 MB in float32)."""
+
 
 def rank_unseen(
     scores: Scores, seen: sp.csr_array, chosen: IntArray, k: int, batch_size: int
@@ -31,15 +34,15 @@ def rank_unseen(
         seen: `(users, items)`, what must not be recommended.
         chosen: ids of the users to rank for.
         k: length of the lists (at most the number of items).
-        batch_size: users in a block.
+        batch_size: most users in a block, which also keeps to `RANKED_ENTRIES`.
 
     Yields:
         User ids `(block,)`, item ids and scores `(block, k)`, best first. Where fewer than k items are
         unseen, the scores behind them are -inf.
     """
-    k = min(k, seen.shape[1])
-    for start in range(0, len(chosen), batch_size):
-        block = chosen[start : start + batch_size]
+    k, step = min(k, seen.shape[1]), max(1, min(batch_size, RANKED_ENTRIES // seen.shape[1]))
+    for start in range(0, len(chosen), step):
+        block = chosen[start : start + step]
         values = scores(block)
         rows, columns = _entries(seen, block)
         values[rows.to(values.device), columns.to(values.device)] = -torch.inf
