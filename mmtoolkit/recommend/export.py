@@ -66,7 +66,7 @@ def export(
     history = None if model.history is None else sp.csr_array(model.history.weights)
     if history is not None:
         logger.warning(
-            "scores have a part that no index of inner products holds: history.npz (docs, Serving)"
+            "scores have a part that no index of inner products holds: history.npz (docs, Serve)"
         )
         facts |= {"history_links": history.nnz}
     try:

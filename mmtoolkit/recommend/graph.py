@@ -56,7 +56,7 @@ class Graph:
     def propagate(self, x: Tensor) -> Tensor:
         """Multiply the matrix with `x`, `(columns, width)` to `(rows, width)`."""
         if not x.is_cuda:
-            return bag(x, self.rows)  # several times as fast there, see benchmarks/graph_products.py
+            return bag(x, self.rows)  # twice as fast there, see benchmarks/graph_products.py
         edges, weights = self.edges
         product: Tensor = edges.matmul(x, weights)
         return product
