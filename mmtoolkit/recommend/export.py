@@ -65,9 +65,7 @@ def export(
         facts |= {f"recall@{top_k}": index_recall(built, users, items, top_k)}
     history = None if model.history is None else sp.csr_array(model.history.weights)
     if history is not None:
-        logger.warning(
-            "scores have a part that no index of inner products holds: history.npz (docs, Serve)"
-        )
+        logger.warning("scores have a part that no index of inner products holds: history.npz (docs, Serve)")
         facts |= {"history_links": history.nnz}
     try:
         folder.mkdir(parents=True, exist_ok=True)
