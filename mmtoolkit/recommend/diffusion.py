@@ -13,6 +13,7 @@ from typing import Self
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -121,19 +122,22 @@ def training_loss(
     steps, keep = steps[rows].to(device), keep[rows].to(device)
     conditioned = bool(keep.any())
     clean, condition = (sp.csr_array(graph[rows.numpy()]) for graph in (semantic, behaviour))
-    # one bag for both, whose gradient is one (items, hidden) array
-    both = bag(net.encoder, SparseRows(sp.csr_array(sp.vstack([clean, condition])), device))
-    encoded, conditions = both.split(len(rows))
-    directions = product(vectors, net.encoder, net.dtype)
+    both = SparseRows(sp.csr_array(sp.vstack([clean, condition])), device)
+    encodings: tuple[Tensor, Tensor] = _Encode.apply(net.encoder, both, vectors, net.dtype)
+    (encoded, conditions), directions = encodings[0].split(len(rows)), encodings[1]
+    # one slice and one cast for all parts, so that their gradients meet in one array
+    width = (2 if conditioned else 1) * settings.hidden
+    mixing = net.mix.weight[:, :width].T.to(net.dtype)
 
     def mix(seed: int, encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
         with seeded(seed, device):
             noise = mixed_noise(directions, len(encoded))
             noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
-            mixed = net.row_part(noisy + net.encoder_bias) + net.time_part(steps)
+            units = [net.unit(noisy + net.encoder_bias)]
             if conditioned:
-                mixed = mixed + net.condition_part(conditions + net.encoder_bias, keep)
-            return mixed
+                units.append(net.unit(conditions + net.encoder_bias) * keep[:, None])
+        # the product is last, so that the backward pass, which needs its factors alone, need not repeat it
+        return product(torch.cat([unit.to(net.dtype) for unit in units], dim=1), mixing, net.dtype)
 
     again = batch * settings.hidden > CHUNK_ENTRIES
     sizes = [len(parts[i]) for i in mine]
@@ -144,10 +148,29 @@ def training_loss(
             for i, piece in zip(mine, pieces, strict=True)
         ]
     )
+    times = net.time_part(torch.arange(len(schedule.signal), device=device))
+    mixed += F.embedding(steps, times)
     share = len(rows) / batch if workers.rank < len(parts) else 0.0
     weight = share * schedule.loss_weight[steps]
     target = SparseRows(clean, device)
     return reconstruction_loss(mixed, net.decoder, net.decoder_bias, target, weight, net.dtype)
+
+
+class _Encode(torch.autograd.Function):
+    """Encode sparse rows and dense noise vectors with one `(items, hidden)` array of gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, encoder: Tensor, rows: SparseRows, vectors: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        ctx.rows, ctx.vectors = rows, vectors  # type: ignore[attr-defined]
+        return rows.forwards.times(encoder), product(vectors, encoder, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor, directions: Tensor) -> tuple[Tensor, None, None, None]:
+        rows, vectors = ctx.rows, ctx.vectors  # type: ignore[attr-defined]
+        return rows.transposed_bag(grad.contiguous()).addmm_(vectors.T, directions), None, None, None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from mmtoolkit.recommend.sparse import SparseRows, bag
 CONTRAST_BLOCK = 2**21
 """Entries of a block of similarities: 8 MB, which stays in the cache."""
 
-PANEL = 512
+PANEL = 256
 """Columns of a symmetric matrix that are computed at once."""
 
 
@@ -19,15 +19,14 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a.to(dtype) @ b.to(dtype)).float()
 
 
-def symmetric_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a^T b where that is known to be symmetric, computing little more than half of it.
+def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a^T b in float32 where that is known to be symmetric, computing little more than half of it.
 
     Args:
         a: `(rows, width)`.
         b: `(rows, width)`, for example a with its rows weighted.
-        dtype: precision of the product; the result is float32.
     """
-    a, b, width = a.to(dtype), b.to(dtype), a.shape[1]
+    width = a.shape[1]
     result = torch.empty(width, width, device=a.device)
     for start in range(0, width, PANEL):
         panel = slice(start, start + PANEL)
@@ -148,28 +147,28 @@ class _Reconstruction(torch.autograd.Function):
     ) -> Tensor:
         w = weight / (len(m) * len(decoder))
         weighted = w[:, None] * m
-        gram = symmetric_product(decoder, decoder, dtype)
-        target = bag(decoder, rows)
-        cross = decoder.T @ bias
-        grad_m = product(weighted, gram, dtype)
-        total = w.sum()
-        push = weighted.sum(dim=0)
-        target_bias = rows.times(bias)
+        low_decoder, low_weighted = decoder.to(dtype), weighted.to(dtype)
+        gram = symmetric_product(low_decoder, low_decoder)
+        outer = symmetric_product(low_weighted, m.to(dtype))
+        grad_m = product(low_weighted, gram, dtype)
+        total, push = w.sum(), weighted.sum(dim=0)
+        cross, target_bias = decoder.T @ bias, rows.times(bias)
         # sum_i w_i (|S_i|^2 - 2 S_i . p_i + |p_i|^2) with p_i = W_d m_i + b_d
         loss = (w * (rows.squared_norm() - 2 * target_bias)).sum() + total * bias.dot(bias)
-        loss += (m * grad_m).sum() + 2 * push.dot(cross) - 2 * (weighted * target).sum()
-        grad_m += w[:, None] * (cross - target)
-        outer = symmetric_product(weighted, m, dtype)
-        grad_decoder = product(decoder, outer, dtype)
+        loss += torch.vdot(m.flatten(), grad_m.flatten()) + 2 * push.dot(cross)
+        target = bag(decoder, rows)
+        loss -= 2 * torch.vdot(weighted.flatten(), target.flatten())
+        grad_m += target.sub_(cross).mul_(-w[:, None])
+        grad_decoder = product(low_decoder, outer, dtype)
         grad_decoder.addr_(bias, push)
-        grad_decoder -= rows.transposed_bag(weighted)
+        rows.subtract_transposed(grad_decoder, weighted)
         grad_bias = total * bias + decoder @ push - rows.transposed_times(w)
-        ctx.save_for_backward(grad_m, grad_decoder, grad_bias)
+        ctx.gradients = [2 * grad_bias, grad_decoder.mul_(2), grad_m.mul_(2)]  # type: ignore[attr-defined]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_m, grad_decoder, grad_bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = 2 * grad
-        return scale * grad_m, scale * grad_decoder, scale * grad_bias, None, None, None
+        gradients = ctx.gradients  # type: ignore[attr-defined]
+        # emptied, so that no array stays beside its scaled self
+        return *(gradients.pop().mul_(grad) for _ in range(3)), None, None, None

@@ -40,25 +40,22 @@ class CDNet(nn.Module):
 
     def row_part(self, encoded: Tensor) -> Tensor:
         """Mix an encoded noisy row, `(batch, hidden)` to `(batch, hidden)`."""
-        return self._part(encoded, self.mix.weight[:, : self.encoder.shape[1]])
+        return product(self.unit(encoded), self.mix.weight[:, : self.encoder.shape[1]].T, self.dtype)
 
-    def condition_part(self, encoded: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Mix an encoded condition; rows where `keep`, `(batch,)`, is 0 are dropped."""
+    def condition_part(self, encoded: Tensor) -> Tensor:
+        """Mix an encoded condition, `(batch, hidden)` to `(batch, hidden)`."""
         hidden = self.encoder.shape[1]
-        return self._part(encoded, self.mix.weight[:, hidden : 2 * hidden], keep)
+        return product(self.unit(encoded), self.mix.weight[:, hidden : 2 * hidden].T, self.dtype)
 
     def time_part(self, steps: Tensor) -> Tensor:
         """Mix the noise level and the bias, `(batch,)` to `(batch, hidden)`."""
         embedded = self.time(sinusoidal_embedding(steps, self.time_width))
         return F.linear(embedded, self.mix.weight[:, 2 * self.encoder.shape[1] :], self.mix.bias)
 
-    def _part(self, encoded: Tensor, weight: Tensor, keep: Tensor | None = None) -> Tensor:
+    def unit(self, encoded: Tensor) -> Tensor:
+        """Bring encoded rows, `(batch, hidden)`, to length 1 and, in training, drop entries of them."""
         unit = F.normalize(encoded, dim=1)
-        if self.training and self.dropout:
-            unit = drop_entries(unit, self.dropout)
-        if keep is not None:
-            unit = unit * keep[:, None]
-        return product(unit, weight.T, self.dtype)
+        return drop_entries(unit, self.dropout) if self.training and self.dropout else unit
 
 
 def drop_entries(x: Tensor, share: float) -> Tensor:

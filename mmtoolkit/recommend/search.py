@@ -5,11 +5,16 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from mmtoolkit.recommend.graph import BLOCK_ENTRIES
 from mmtoolkit.recommend.model import CDNet
 
 EXACT_UP_TO = 200_000
 """Items beyond which `graph.search: auto` looks among candidates."""
+
+DECODED_ENTRIES = 2**23
+"""Entries of a block of decoded rows, `(rows, items)` (32 MB): enough rows for a fast product."""
+
+CANDIDATES = 3
+"""Entries of a row that a search in low precision keeps for each that is wanted."""
 
 RECALL_ROWS = 1000
 """Rows on which a search among candidates is compared with all items."""
@@ -25,7 +30,10 @@ def neighbourhood(semantic: sp.csr_array, behaviour: sp.csr_array) -> sp.csr_arr
 
 @torch.no_grad()
 def largest_entries(net: CDNet, hidden: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k largest entries of decoded rows, in float32.
+    """Find the k largest entries of decoded rows.
+
+    Where the net multiplies in another precision than float32, that finds `CANDIDATES` times k entries,
+    whose values are then computed in float32.
 
     Args:
         net: CD-Net.
@@ -33,14 +41,25 @@ def largest_entries(net: CDNet, hidden: Tensor, k: int) -> tuple[Tensor, Tensor]
         k: entries to keep of a row.
 
     Returns:
-        Values and columns, both `(rows, k)`, the largest first.
+        Values in float32 and columns, both `(rows, k)`, the largest first.
     """
     items, parts = len(net.decoder), []
-    for part in hidden.split(max(1, BLOCK_ENTRIES // items)):
-        block = torch.addmm(net.decoder_bias, part, net.decoder.T)
-        parts.append(block.topk(min(k, items), dim=1))
+    rough = net.dtype != torch.float32
+    decoder, bias = net.decoder.to(net.dtype).T, net.decoder_bias.to(net.dtype)
+    for part in hidden.split(max(1, DECODED_ENTRIES // items)):
+        block = torch.addmm(bias, part.to(net.dtype), decoder)
+        best = block.topk(min(k * (CANDIDATES if rough else 1), items), dim=1)
+        parts.append(_rescored(net, part, best.indices, k) if rough else best)
     values, columns = (torch.cat(halves) for halves in zip(*parts, strict=True))
     return values, columns
+
+
+def _rescored(net: CDNet, hidden: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    rows, width = columns.shape
+    starts = np.arange(0, rows * width + 1, width)
+    chosen = columns.sort(dim=1).values.flatten().cpu().numpy()
+    pattern = (np.ones(len(chosen), np.float32), chosen, starts)
+    return largest_among(net, hidden, sp.csr_array(pattern, shape=(rows, len(net.decoder))), k)
 
 
 @torch.no_grad()

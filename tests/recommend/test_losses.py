@@ -55,5 +55,5 @@ def test_bags_multiply_both_ways_and_keep_empty_rows():
 def test_symmetric_product_is_the_product(width):
     a = torch.randn(9, width, dtype=torch.float32)
     weighted = torch.rand(9, 1) * a
-    found = symmetric_product(weighted, a, torch.float32)
+    found = symmetric_product(weighted, a)
     assert torch.allclose(found, weighted.T @ a, atol=1e-5)
