@@ -24,6 +24,7 @@ from mmtoolkit.landmarks.data.face import (
     enclosing_box,
     intersection_over_union,
 )
+from mmtoolkit.landmarks.model import ConvNorm, fold_norms
 from mmtoolkit.landmarks.points import Points
 from mmtoolkit.landmarks.render import Array
 
@@ -55,10 +56,8 @@ def _resize(boxes: Boxes, factor: Array, shift: Array) -> Boxes:
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
+def _conv(inputs: int, outputs: int, stride: int = 1) -> ConvNorm:
+    return ConvNorm(inputs, outputs, 3, stride)
 
 
 class CentreNet(nn.Module):
@@ -116,7 +115,7 @@ class Detector:
     """
 
     def __init__(
-        self, threshold: float = 0.8, overlap: float = 0.4, side: int = SIDE, network: CentreNet | None = None
+        self, threshold: float = 0.8, overlap: float = 0.4, side: int = SIDE, network: nn.Module | None = None
     ) -> None:
         """Keep the settings and load the weights."""
         self.threshold, self.overlap, self.side = threshold, overlap, side
@@ -165,10 +164,11 @@ def suppress(boxes: Boxes, scores: Boxes, overlap: float) -> list[int]:
 
 
 @cache
-def _shipped() -> CentreNet:
+def _shipped() -> nn.Module:
     from safetensors.torch import load
 
     network = CentreNet()
     data = (files("mmtoolkit.landmarks") / "weights" / WEIGHTS).read_bytes()
     network.load_state_dict(load(data))  # half precision on disk only
-    return network.eval()
+    folded: nn.Module = fold_norms(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded

@@ -1,4 +1,4 @@
-from importlib.resources import files
+from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
@@ -123,6 +123,20 @@ def test_training_saving_and_loading(bank, tmp_path):
     with torch.no_grad():
         assert torch.allclose(copy(pixels), network(pixels), rtol=0.02, atol=0.1)
         assert copy(pixels).shape == (1, 5, 64 // STRIDE, 64 // STRIDE)
+
+
+def test_folding_the_shipped_norms_changes_nothing(bank):
+    from safetensors.torch import load_file
+
+    with as_file(files("mmtoolkit.landmarks") / "weights" / WEIGHTS) as path:
+        weights = load_file(path)
+    plain = CentreNet()
+    plain.load_state_dict(weights)
+    pixels = torch.from_numpy(draw_scene(bank, 64, np.random.default_rng(0))[0]).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        wanted, found = plain.eval()(pixels.float()), Detector().network(pixels.float())
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in Detector().network.modules())
 
 
 def test_the_shipped_weights_are_small():
