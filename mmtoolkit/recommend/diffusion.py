@@ -273,6 +273,7 @@ def denoised_lists(
     items, hidden = net.decoder.shape
     again, device = Reencoding.of(net), net.decoder.device
     linked = neighbourhood(semantic, behaviour) if candidates else None
+    low_decoder = net.decoder if candidates else net.decoder.to(net.dtype)
     step = max(1, DENOISED_ENTRIES // hidden)
     best, columns, found = [], [], []
     for start in range(0, items, step):
@@ -282,11 +283,11 @@ def denoised_lists(
         # The last posterior mean is the prediction itself, so nothing of S is left in the rows.
         assert (rows.semantic, rows.bias) == (0, 1)
         if linked is None:
-            values, places = largest_entries(net, rows.hidden, k)
+            values, places = largest_entries(net, rows.hidden, k, low_decoder)
         else:
             values, places = largest_among(net, rows.hidden, sp.csr_array(linked[block] @ linked), k)
             sample = slice(None, None, max(1, items // RECALL_ROWS))
-            _, exact = largest_entries(net, rows.hidden[sample], k)
+            _, exact = largest_entries(net, rows.hidden[sample], k, net.decoder)
             found.append((exact[:, :, None] == places[sample, None]).any(dim=2).float().mean(dim=1))
         best.append(values)
         columns.append(places)

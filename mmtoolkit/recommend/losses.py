@@ -163,12 +163,12 @@ class _Reconstruction(torch.autograd.Function):
         grad_decoder.addr_(bias, push)
         rows.subtract_transposed(grad_decoder, weighted)
         grad_bias = total * bias + decoder @ push - rows.transposed_times(w)
-        ctx.gradients = [2 * grad_bias, grad_decoder.mul_(2), grad_m.mul_(2)]  # type: ignore[attr-defined]
+        ctx.gradients = (grad_m, grad_decoder, grad_bias)  # type: ignore[attr-defined]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.gradients  # type: ignore[attr-defined]
-        # emptied, so that no array stays beside its scaled self
-        return *(gradients.pop().mul_(grad) for _ in range(3)), None, None, None
+        gradients, scale = ctx.gradients, 2 * grad  # type: ignore[attr-defined]
+        del ctx.gradients  # type: ignore[attr-defined]  # so that they are handed on and not copied
+        return *(part.mul_(scale) for part in gradients), None, None, None

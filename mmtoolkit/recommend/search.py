@@ -29,25 +29,25 @@ def neighbourhood(semantic: sp.csr_array, behaviour: sp.csr_array) -> sp.csr_arr
 
 
 @torch.no_grad()
-def largest_entries(net: CDNet, hidden: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest_entries(net: CDNet, hidden: Tensor, k: int, decoder: Tensor) -> tuple[Tensor, Tensor]:
     """Find the k largest entries of decoded rows.
 
-    Where the net multiplies in another precision than float32, that finds `CANDIDATES` times k entries,
-    whose values are then computed in float32.
+    A decoder in lower precision than float32 finds `CANDIDATES` times k entries, whose values are then
+    computed in float32.
 
     Args:
         net: CD-Net.
         hidden: the rows before decoding, `(rows, hidden)`.
         k: entries to keep of a row.
+        decoder: W_d, `(items, hidden)`, in the precision to search in.
 
     Returns:
         Values in float32 and columns, both `(rows, k)`, the largest first.
     """
-    items, parts = len(net.decoder), []
-    rough = net.dtype != torch.float32
-    decoder, bias = net.decoder.to(net.dtype).T, net.decoder_bias.to(net.dtype)
+    items, dtype, parts = len(decoder), decoder.dtype, []
+    k, rough, bias = min(k, items), dtype != torch.float32, net.decoder_bias.to(dtype)
     for part in hidden.split(max(1, DECODED_ENTRIES // items)):
-        block = torch.addmm(bias, part.to(net.dtype), decoder)
+        block = torch.addmm(bias, part.to(dtype), decoder.T)
         best = block.topk(min(k * (CANDIDATES if rough else 1), items), dim=1)
         parts.append(_rescored(net, part, best.indices, k) if rough else best)
     values, columns = (torch.cat(halves) for halves in zip(*parts, strict=True))

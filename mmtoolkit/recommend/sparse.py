@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-BLOCK_ENTRIES = 2**21
-"""Entries of a block of products (8 MB)."""
+SUBTRACTED_ENTRIES = 2**21
+"""Entries of a block of products, `(rows, width)`, that are subtracted at once (8 MB)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class SparseRows:
 
     def subtract_transposed(self, result: Tensor, dense: Tensor) -> None:
         """Take :meth:`transposed_bag` from a matrix `(columns, width)` in place, a block at a time."""
-        bags, step = self.backwards, max(1, BLOCK_ENTRIES // dense.shape[1])
+        bags, step = self.backwards, max(1, SUBTRACTED_ENTRIES // dense.shape[1])
         for start in range(0, len(result), step):
             result[start : start + step] -= bags.part(start, start + step).times(dense)
 

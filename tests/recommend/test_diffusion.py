@@ -18,7 +18,7 @@ from mmtoolkit.recommend.diffusion import (
 )
 from mmtoolkit.recommend.graph import weighted_list_graph
 from mmtoolkit.recommend.model import CDNet, sinusoidal_embedding
-from mmtoolkit.recommend.search import neighbourhood
+from mmtoolkit.recommend.search import largest_entries, neighbourhood
 from mmtoolkit.recommend.sparse import SparseRows
 from mmtoolkit.recommend.workers import ALONE, Workers
 
@@ -173,6 +173,17 @@ def test_bfloat16_products_stay_close():
     rough = denoised(net, schedule, *graph).hidden
     assert (rough - exact).norm() / exact.norm() < 0.02
     assert rough.dtype == torch.float32
+
+
+@pytest.mark.parametrize("k", [10, ITEMS + 1])
+def test_a_search_in_bfloat16_returns_float32_entries(k):
+    torch.manual_seed(0)
+    net, hidden = small_net(), torch.randn(20, HIDDEN)
+    values, columns = largest_entries(net, hidden, k, net.decoder)
+    found, places = largest_entries(net, hidden, k, net.decoder.bfloat16())
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, values, atol=1e-5)
+    assert torch.equal(places, columns)
 
 
 def test_mixing_again_and_small_blocks_change_nothing(monkeypatch):
