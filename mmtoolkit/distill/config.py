@@ -109,6 +109,8 @@ class TargetSettings(Settings):
     """Share rho of the rows that lose their condition and their guidance (decoupled guidance)."""
     huber: Positive = 1e-3
     """Constant c of the pseudo-Huber loss."""
+    averaged: bool = False
+    """Let the averaged weights (`train.ema`) compute the target, as they always do for `lcm`."""
 
     @model_validator(mode="after")
     def _schedules_are_possible(self) -> Self:
@@ -134,6 +136,8 @@ class TrainSettings(Settings):
     """Adam's step size after the warm-up."""
     warmup: Natural = 100
     """Steps over which the step size rises from 0."""
+    cooldown: Natural = 0
+    """Last steps, over which it falls to 0."""
     weight_decay: Weight = 0.0
     """AdamW's weight decay."""
     clip: Positive = 1.0
@@ -235,3 +239,9 @@ class DistillSettings(Settings):
     targets: TargetSettings = TargetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _an_average_is_kept(self) -> Self:
+        if self.targets.averaged and not self.train.ema:
+            raise ValueError("targets.averaged needs an average; set train.ema above 0")
+        return self

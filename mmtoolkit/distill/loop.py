@@ -83,14 +83,16 @@ class Average:
             value.copy_(values[name])
 
 
-def warmup(step: int, steps: int) -> float:
-    """Return the factor on the learning rate while it rises, for a step counted from 0."""
-    return min(1.0, (step + 1) / max(1, steps))
+def rate_factor(step: int, steps: int, *, warmup: int, cooldown: int) -> float:
+    """Return the factor on the learning rate: straight up over the first steps, straight down over the last.
 
-
-def cooldown(step: int, steps: int, length: int) -> float:
-    """Return a factor that stays 1 until `length` steps before the end, then falls straight to 0."""
-    return min(1.0, (steps - step) / max(1, length))
+    Args:
+        step: counted from 0.
+        steps: of the whole training.
+        warmup: first steps, over which it rises from 0 to 1; 0 begins with 1.
+        cooldown: last steps, over which it falls from 1 to 0; 0 ends with 1.
+    """
+    return min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1, cooldown))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -26,12 +26,11 @@ from mmtoolkit.distill.generate import save_grid, teacher_samples
 from mmtoolkit.distill.loop import (
     Average,
     batch_rows,
-    cooldown,
     parts_of,
+    rate_factor,
     set_rate,
     step_generator,
     take_step,
-    warmup,
 )
 from mmtoolkit.distill.model import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
 from mmtoolkit.distill.pixel import PixelDenoiser, PixelNetwork, PixelSpec, save_pixel, with_size
@@ -164,9 +163,8 @@ def train_step(teaching: Teaching) -> tuple[float, float]:
     (part,) = parts_of(settings.batch_size, 1, teaching.accelerator)
     clean, condition = teaching.examples.batch(rows[part])
     clean, condition = clean.to(denoiser.device), move(condition, denoiser.device)
-    fall = cooldown(teaching.step, settings.steps, settings.cooldown)
-    rate = min(warmup(teaching.step, settings.warmup), fall)
-    set_rate(teaching.optimizer, settings.learning_rate * rate)
+    factor = rate_factor(teaching.step, settings.steps, warmup=settings.warmup, cooldown=settings.cooldown)
+    set_rate(teaching.optimizer, settings.learning_rate * factor)
     teaching.optimizer.zero_grad(set_to_none=True)
     loss = _loss(teaching, clean, condition, part)
     teaching.scaler.scale(loss).backward()

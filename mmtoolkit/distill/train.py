@@ -14,7 +14,7 @@ from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.generate import save_grid, student_samples, teacher_samples
-from mmtoolkit.distill.loop import batch_rows, parts_of, set_rate, step_generator, take_step, warmup
+from mmtoolkit.distill.loop import batch_rows, parts_of, rate_factor, set_rate, step_generator, take_step
 from mmtoolkit.distill.losses import Draw, distillation_loss
 from mmtoolkit.distill.model import Condition, autocast, move, swapped
 from mmtoolkit.distill.report import write_train_report
@@ -143,7 +143,8 @@ def train_step(training: Training) -> tuple[float, float]:
     """Learn from one batch; returns the loss over all processes and the gradient's norm."""
     settings = training.settings.train
     rows = batch_rows(len(training.examples), settings.batch_size, training.settings.seed, training.step)
-    set_rate(training.optimizer, settings.learning_rate * warmup(training.step, settings.warmup))
+    factor = rate_factor(training.step, settings.steps, warmup=settings.warmup, cooldown=settings.cooldown)
+    set_rate(training.optimizer, settings.learning_rate * factor)
     training.optimizer.zero_grad(set_to_none=True)
     loss = backward(training, rows, draw(training))
     value = float(training.accelerator.reduce(loss, "mean"))
@@ -178,9 +179,10 @@ def backward(training: Training, rows: Tensor, drawn: Draw) -> Tensor:
 
 
 def _loss(training: Training, clean: Tensor, condition: Condition, drawn: Draw) -> Tensor:
-    """Compute the loss of some rows as the rule wants it; LCM's target has averaged weights."""
+    """Compute the loss of some rows as the rule wants it."""
     targets = training.settings.targets
     lcm = targets.rule == "lcm"
+    averaged = lcm or targets.averaged
     return distillation_loss(
         training.denoiser,
         clean,
@@ -189,7 +191,7 @@ def _loss(training: Training, clean: Tensor, condition: Condition, drawn: Draw) 
         guidance=targets.guidance,
         huber=targets.huber,
         boundary=lcm,
-        target_weights=swapped(training.parameters, training.average.values) if lcm else None,
+        target_weights=swapped(training.parameters, training.average.values) if averaged else None,
     )
 
 

@@ -12,7 +12,7 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.loop import Average, batch_rows, cooldown, warmup
+from mmtoolkit.distill.loop import Average, batch_rows, rate_factor
 from mmtoolkit.distill.pixel import PixelSpec, load_pixel, load_pixel_student, read_pixel
 from mmtoolkit.distill.shapes import make_shapes
 from mmtoolkit.distill.teach import teach
@@ -212,8 +212,9 @@ def test_every_example_comes_once_a_pass():
 
 
 def test_schedules_and_average_by_hand():
-    assert [warmup(step, 4) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
-    assert [cooldown(step, 10, 4) for step in (0, 6, 8, 9)] == [1, 1, 0.5, 0.25]
+    factors = [rate_factor(step, 10, warmup=4, cooldown=4) for step in (0, 1, 3, 6, 8, 9)]
+    assert factors == [0.25, 0.5, 1, 1, 0.5, 0.25]
+    assert [rate_factor(step, 10, warmup=0, cooldown=0) for step in (0, 9)] == [1, 1]
     parameter = torch.nn.Parameter(torch.zeros(1))
     average = Average({"x": parameter}, 0.9)
     parameter.data += 1
