@@ -119,10 +119,10 @@ class Loop:
         if not np.isfinite(value):
             where = {"cdnet": "diffusion.learning_rate"}.get(name, "train.learning_rate")
             raise DivergenceError(f"epoch {self.epoch}: the loss of the {name} is {value}; lower {where}")
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.workers.add_gradients(optimizer)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # now, so that no gradients are held in the stages that follow
         return value
 
 
