@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mmtoolkit.core.device import resolve_device
-from mmtoolkit.core.errors import ConfigError, DataError, UsageError
+from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.data import Pictures, open_pictures
 from mmtoolkit.distill.families import Autoencoder, Source, encode_in_parts
+from mmtoolkit.distill.files import open_tensors, read_json_file, read_tensors
 from mmtoolkit.distill.model import Condition
 
 SHARD = 256
@@ -91,7 +91,7 @@ class CachedExamples:
     def _row(self, shard: str, name: str, row: int) -> Tensor:
         file = _shard(shard, row // SHARD)
         if file not in self._open:
-            self._open[file] = safe_open(self.folder / file, "pt")
+            self._open[file] = open_tensors(self.folder / file)
         place = row % SHARD
         return self._open[file].get_slice(name)[place : place + 1]  # type: ignore[no-any-return]
 
@@ -106,9 +106,12 @@ def open_cache(folder: Path, settings: DistillSettings | None = None) -> CachedE
 
     Raises:
         DataError: if it is not finished.
+        CheckpointError: if it is damaged.
         ConfigError: if it was made for another family or base.
     """
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = read_json_file(folder / FACTS)
+    if not {*_SAME, "prompts", "prompt_of"} <= facts.keys():
+        raise CheckpointError(f"{folder / FACTS}: damaged, or of another version; make another cache")
     missing = [name for name in _files(facts) if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -123,7 +126,7 @@ def open_cache(folder: Path, settings: DistillSettings | None = None) -> CachedE
                     f"model.{name}: {value}, but the cache {folder} was made for {facts[name]}; "
                     "make another with `mmtk distill cache`"
                 )
-    return CachedExamples(folder, facts, load_file(folder / "empty.safetensors"))
+    return CachedExamples(folder, facts, read_tensors(folder / "empty.safetensors")[0])
 
 
 def write_cache(settings: DistillSettings, folder: Path, pictures: Pictures | None = None) -> CachedExamples:
@@ -132,7 +135,7 @@ def write_cache(settings: DistillSettings, folder: Path, pictures: Pictures | No
     Args:
         settings: data, model, precision, seed and device are used.
         folder: new, empty, or an unfinished cache of the same settings.
-        pictures: read from `data.path` if not given.
+        pictures: from :func:`checked_pictures`, which is called if they are not given.
 
     Raises:
         DataError: if the pictures or their texts cannot be used.
@@ -140,13 +143,28 @@ def write_cache(settings: DistillSettings, folder: Path, pictures: Pictures | No
         UsageError: if the folder holds something else.
     """
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
-    pictures = open_pictures(settings.data) if pictures is None else pictures
+    pictures = checked_pictures(settings, folder) if pictures is None else pictures
     size = settings.data.size or default_size(source)
     facts = _plan(settings, source, pictures, size)
     _start(folder, facts)
     _write_texts(source, settings, folder, facts)
     _write_latents(source, settings, folder, pictures, facts)
     return open_cache(folder)
+
+
+def checked_pictures(settings: DistillSettings, folder: Path) -> Pictures:
+    """Find the pictures behind `data.path` and open all that are still to be encoded into `folder`.
+
+    Raises:
+        DataError: if they or their texts cannot be used; nothing has been written then.
+    """
+    pictures = open_pictures(settings.data)
+    names = _shards("latents", len(pictures))
+    todo = [row for row in range(len(pictures)) if not (folder / names[row // SHARD]).is_file()]
+    with ThreadPoolExecutor(max_workers=4) as pool, progress_bar("checking pictures", len(todo)) as advance:
+        for _ in pool.map(pictures.load, todo):
+            advance("")
+    return pictures
 
 
 def describe_work(settings: DistillSettings) -> dict[str, int | str]:
@@ -205,7 +223,7 @@ def _start(folder: Path, facts: dict[str, Any]) -> None:
     """Take a new folder, or an earlier cache that was asked for in the same words."""
     path = folder / FACTS
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json_file(path)
         changed = [name for name in _SAME if before.get(name) != facts[name]]
         if changed:
             name = changed[0]

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,9 +122,12 @@ def _from_arrays(name: str, images: NDArray[np.uint8], texts: Sequence[str], kin
 def _read_npz(path: Path) -> Pictures:
     """Read `images` `(n, side, side, 3)` in 0..255, and `captions` or `labels` `(n,)` where they are."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"not an .npz of plain arrays: {reason}", path=path) from None
     images = next((arrays[name] for name in ("images", "arr_0") if name in arrays), None)
@@ -194,6 +199,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"not a JSON object: {error.msg}", path=path, line=number) from None
+        if not isinstance(row, dict):
+            raise DataError("not a JSON object", path=path, line=number)
         yield number, row
 
 
@@ -207,7 +214,7 @@ def _read_table(folder: Path, path: Path, rows: Sequence[Row]) -> Pictures:
     key = next((name for name in ("text", "caption", "label") if name in keys), None)
     files, texts = [], []
     for line, row in rows:
-        if not isinstance(row, dict) or not row.get("file_name"):
+        if not row.get("file_name"):
             raise DataError("has no 'file_name'", path=path, line=line)
         if key and row.get(key) in (None, ""):
             raise DataError(f"has no '{key}'", path=path, line=line)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmtoolkit import __version__
@@ -25,8 +25,9 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.families import FAMILIES, Family, Source
+from mmtoolkit.distill.files import read_json, read_metadata, read_tensors
 from mmtoolkit.distill.layouts import original_names
-from mmtoolkit.distill.lora import Lora, LoraLayer, layer_shapes, read_lora
+from mmtoolkit.distill.lora import Lora, LoraLayer, find_lora_file, layer_shapes, read_lora
 
 Format = Literal["diffusers", "kohya", "merged"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -125,7 +126,9 @@ def open_student(
             raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name --base and --family")
         stated = None if lora_scale is None else 1.0
         source = Source.open(base, family, layout)
-        return Student(source, checkpoint, stated, False, {}, 1.0 if lora_scale is None else lora_scale)
+        file = find_lora_file(checkpoint)
+        facts = read_json(read_metadata(file).get(FACTS, "{}"), file)
+        return Student(source, file, stated, False, facts, 1.0 if lora_scale is None else lora_scale)
     run = RunDirectory.open(checkpoint)
     settings = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
     model = settings.model
@@ -305,7 +308,7 @@ def _write_merged(student: Student, output: Path, precision: Precision) -> Expor
 def _changes(student: Student, network: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
     """Say for each weight that the student changes how it follows from the base's, in float32."""
     if student.full:
-        weights = load_file(student.weights)
+        weights, _ = read_tensors(student.weights)
         part = f"{student.source.family.part}."
         return {name.removeprefix(part): partial(_replaced, value) for name, value in weights.items()}
     lora = student.lora(network)

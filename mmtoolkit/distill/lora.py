@@ -5,7 +5,6 @@ Files differ in how they name layers and in whether they say alpha. Here a name 
 of the network itself, so that every layout (Diffusers, PEFT, kohya, the original code's) is read by one rule.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mmtoolkit.core.errors import CheckpointError
 from mmtoolkit.core.logging import logger
+from mmtoolkit.distill.files import read_json, read_json_file, read_tensors
 from mmtoolkit.distill.layouts import original_names
 
 ADAPTER = "default"
@@ -118,12 +117,7 @@ def read_lora(path: Path, network: nn.Module, *, scale: float | None = None) -> 
         CheckpointError: if the file is damaged, is no LoRA, or was made for another base.
     """
     file = find_lora_file(path)
-    try:
-        with safe_open(file, "pt") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: not a safetensors file: {str(error).splitlines()[0]}") from None
+    tensors, metadata = read_tensors(file)
     alphas = _stated_alphas(tensors, metadata, file)
     pairs = _pair_up(tensors, file)
     missing = 0 if "" in alphas else len(pairs.keys() - alphas.keys())
@@ -189,23 +183,30 @@ def _stated_alphas(
     found: dict[str, float] = {}
     config = file.parent / "adapter_config.json"
     if "ss_network_alpha" in metadata:
-        found[""] = float(metadata["ss_network_alpha"])
+        found[""] = _alpha(metadata["ss_network_alpha"], file)
     if "lora_adapter_metadata" in metadata:
-        found |= _peft_alphas(json.loads(metadata["lora_adapter_metadata"]))
+        found |= _peft_alphas(read_json(metadata["lora_adapter_metadata"], file), file)
     elif config.is_file():
-        found |= _peft_alphas(json.loads(config.read_text(encoding="utf-8")))
+        found |= _peft_alphas(read_json_file(config), config)
     for key, tensor in tensors.items():
         if key.endswith(".alpha"):
             found[_plain_name(key.removesuffix(".alpha"))] = float(tensor)
     return found
 
 
-def _peft_alphas(config: Mapping[str, Any]) -> dict[str, float]:
+def _alpha(value: object, place: Path) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise CheckpointError(f"{place}: states an alpha that is no number: {value}") from None
+
+
+def _peft_alphas(config: Mapping[str, Any], place: Path) -> dict[str, float]:
     """Read `lora_alpha` and `alpha_pattern` of PEFT's settings, with or without the network's prefix."""
     plain = {key.removeprefix("unet.").removeprefix("transformer."): value for key, value in config.items()}
-    found = {"": float(plain["lora_alpha"])} if "lora_alpha" in plain else {}
+    found = {"": _alpha(plain["lora_alpha"], place)} if "lora_alpha" in plain else {}
     pattern = plain.get("alpha_pattern") or {}
-    return found | {_plain_name(key.strip("^$")): float(value) for key, value in pattern.items()}
+    return found | {_plain_name(key.strip("^$")): _alpha(value, place) for key, value in pattern.items()}
 
 
 def _known_names(shapes: Iterable[str], network: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self, cast
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +20,7 @@ from mmtoolkit.core.config import did_you_mean
 from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.distill.config import SHAPES, ModelSettings, NetworkSettings, TargetSettings
 from mmtoolkit.distill.data import Kind, Pictures
+from mmtoolkit.distill.files import read_json, read_tensors
 from mmtoolkit.distill.lora import ADAPTER, add_lora
 from mmtoolkit.distill.model import TIMESTEPS, Condition, Levels, Prediction
 
@@ -61,10 +61,17 @@ class PixelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        values = json.loads(text)
-        network = NetworkSettings.model_validate(values.pop("network"))
-        return cls(**values | {"network": network, "words": tuple(values["words"])})
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            CheckpointError: if it is damaged.
+        """
+        values = read_json(text, "the network's description")
+        try:
+            network = NetworkSettings.model_validate(values.pop("network"))
+            return cls(**values | {"network": network, "words": tuple(values["words"])})
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError("the network's description is damaged or of another version") from None
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Turn captions or classes into tokens `(texts, length)`; an empty text is all zeros.
@@ -269,13 +276,9 @@ def read_pixel(name: str, kind: Literal["teacher", "student"]) -> PixelFile:
 
 
 def _read_file(path: Path, kind: str) -> PixelFile:
-    try:
-        with safe_open(path, "pt") as stream:
-            metadata = stream.metadata() or {}
-            weights = {name: stream.get_tensor(name).float() for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    facts = json.loads(metadata.get("facts", "{}"))
+    tensors, metadata = read_tensors(path)
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    facts = read_json(metadata.get("facts", "{}"), path)
     if "spec" not in metadata or ("model" in facts) != (kind == "student"):
         raise CheckpointError(f"{path}: not a pixel {kind} of mmtk distill")
     return PixelFile(path, weights, PixelSpec.from_json(metadata["spec"]), facts)

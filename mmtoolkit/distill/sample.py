@@ -4,7 +4,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors import SafetensorError, safe_open
+from pydantic import ValidationError
 from torch import Tensor
 
 from mmtoolkit import __version__
@@ -22,6 +22,7 @@ from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import SHAPES, DistillSettings, TargetSettings
+from mmtoolkit.distill.files import read_json_file, read_metadata
 from mmtoolkit.distill.generate import (
     draw_grid,
     step_guidance,
@@ -126,17 +127,8 @@ def _is_pixel(checkpoint: str) -> bool:
         run = resolve(DistillSettings, [config_layer("distill", str(path / "config.yaml"))])
         return run.settings.model.family == "pixel"
     if (path / "meta.json").is_file():
-        return "spec" in json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    return "spec" in _metadata(path)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """Return the strings in a safetensors file; none if it is another kind of file."""
-    try:
-        with safe_open(path, "pt") as stream:
-            return stream.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}
+        return "spec" in read_json_file(path / "meta.json")
+    return path.is_file() and "spec" in read_metadata(path)
 
 
 def _sample_pixel(
@@ -151,8 +143,7 @@ def _sample_pixel(
     if settings.lora_scale is not None:
         raise UsageError(f"--lora-scale: {checkpoint} is a pixel student, which states its own; leave it out")
     denoiser, targets = load_pixel_student(checkpoint, base, device)
-    if settings.steps > targets.training_steps:
-        raise UsageError(f"--steps {settings.steps}: this student knows {targets.training_steps} at most")
+    _check_steps(settings.steps, targets.training_steps)
     texts = list(texts) or _own_texts(denoiser.spec.kind, denoiser.spec.words, checkpoint, settings)
     texts = [texts[index % len(texts)] for index in range(settings.count)]
     condition = {"tokens": denoiser.spec.tokens(texts).to(device)}
@@ -176,6 +167,11 @@ def _sample_pixel(
     seconds = time.perf_counter() - start
     facts = _facts(checkpoint, targets.guidance, settings)
     return Samples([Image.fromarray(array) for array in arrays], texts, facts, seconds)
+
+
+def _check_steps(steps: int, training_steps: int) -> None:
+    if steps > training_steps:
+        raise UsageError(f"--steps {steps}: this student knows {training_steps} at most")
 
 
 def _noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
@@ -220,7 +216,7 @@ def _sample_latent(
     settings: SampleSettings,
     device: torch.device,
 ) -> Samples:
-    from mmtoolkit.distill.export import FACTS, open_student, student_network
+    from mmtoolkit.distill.export import open_student, student_network
 
     path = Path(checkpoint)
     if not path.exists() and not _HUB_ID.fullmatch(checkpoint):
@@ -229,16 +225,12 @@ def _sample_latent(
         raise UsageError("say what to draw with --prompt or --prompts")
     local = path if path.exists() else fetch_lora(checkpoint)
     student = open_student(local, base, family, layout, settings.lora_scale)
-    known = student.facts or json.loads(_metadata(local).get(FACTS, "{}"))
+    targets = _stated_targets(student.facts, checkpoint)
+    _check_steps(settings.steps, targets.training_steps)
+    if not student.facts and settings.guidance is not None:
+        logger.warning("%s does not say its guidance strength; --guidance is the student's own", checkpoint)
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     pipeline = student.source.pipeline(student_network(student, dtype)).to(device)
-    targets = TargetSettings(
-        guidance=known.get("guidance", 0.0),
-        drop=known.get("drop", 0.2),
-        training_steps=known.get("training_steps", 250),
-    )
-    if not known and settings.guidance is not None:
-        logger.warning("%s does not say its guidance strength; --guidance is the student's own", checkpoint)
     pipeline.scheduler = _scheduler(pipeline, student.source.family.flow, targets, settings)
     scale = _student_scale(targets, settings)
     call = _pipeline_arguments(student.source.family.name, scale, settings)
@@ -253,6 +245,16 @@ def _sample_latent(
     ]
     seconds = time.perf_counter() - start
     return Samples(images, texts, _facts(checkpoint, targets.guidance, settings), seconds)
+
+
+def _stated_targets(facts: Mapping[str, Any], checkpoint: str) -> TargetSettings:
+    """Take over what a LoRA's file says of its training; one that says nothing has no guidance built in."""
+    names = {"guidance": 0.0, "drop": 0.2, "training_steps": 250}
+    try:
+        return TargetSettings.model_validate({name: facts.get(name, usual) for name, usual in names.items()})
+    except ValidationError as error:
+        reason = error.errors()[0]
+        raise CheckpointError(f"{checkpoint}: states {reason['loc'][0]}: {reason['msg'].lower()}") from None
 
 
 def _scheduler(pipeline: Any, flow: bool, targets: TargetSettings, settings: SampleSettings) -> Any:

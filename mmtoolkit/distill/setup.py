@@ -26,6 +26,8 @@ from mmtoolkit.distill.targets import Targets
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from mmtoolkit.distill.cache import CachedExamples
+
 
 @dataclass
 class Training:
@@ -99,28 +101,38 @@ def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denois
 def _load_latent(
     settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
 ) -> tuple[Denoiser, Examples, dict[str, Any]]:
-    from mmtoolkit.distill.cache import is_cache, open_cache, write_cache
+    from mmtoolkit.distill.cache import default_size, is_cache, open_cache
     from mmtoolkit.distill.families import Source, load_latent
     from mmtoolkit.distill.memory import check_memory, expected_memory
 
     path, device = settings.data.path, accelerator.device
-    with accelerator.main_process_first():  # the others find its cache
-        if path is not None and is_cache(path):
-            examples = open_cache(path, settings)
-        elif run is not None:
-            examples = write_cache(settings, run.path / "cache")
-        else:
-            raise ConfigError(f"data.path: {path} is no cache; make one with `mmtk distill cache`")
-    size = examples.facts["size"]
+    examples = open_cache(path, settings) if path is not None and is_cache(path) else None
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
+    size = examples.facts["size"] if examples else settings.data.size or default_size(source)
     rows = settings.train.batch_size // (settings.train.accumulation * accelerator.num_processes)
     memory = expected_memory(settings, source, size, max(1, rows))
     listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())
     logger.info("expected memory %.2f GB: %s", sum(memory.values()) / 1e9, listed)
     check_memory(memory, device)
+    examples = examples or _cache_in(run, settings, accelerator)
     denoiser = load_latent(settings, size, move(examples.no_prompt, device), device)
     denoiser.adapt(settings.model)
     return denoiser, examples, {}
+
+
+def _cache_in(
+    run: RunDirectory | None, settings: DistillSettings, accelerator: "Accelerator"
+) -> "CachedExamples":
+    """Encode the data into the folder of a run, which a stopped command can then resume."""
+    from mmtoolkit.distill.cache import checked_pictures, write_cache
+
+    if run is None:
+        raise ConfigError(f"data.path: {settings.data.path} is no cache; make one with `mmtk distill cache`")
+    with accelerator.main_process_first():  # the others find its cache
+        pictures = checked_pictures(settings, run.path / "cache")
+        if accelerator.is_main_process:
+            run.start()
+        return write_cache(settings, run.path / "cache", pictures)
 
 
 def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

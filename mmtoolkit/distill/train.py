@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtoolkit.core.device import describe_device, peak_memory
+from mmtoolkit.core.device import describe_device, peak_memory, resolve_device
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
@@ -50,15 +50,16 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
         settings: all settings; `data`, `model`, `targets` and `train` are used.
         run: the run's folder; made once data and base have proved usable. The latents of a latent family
             are cached in it, unless `data.path` is a cache already.
-        resume: continue from the run's last checkpoint, to the same bits.
+        resume: continue from the run's last checkpoint, to the same bits; from the beginning, or from the
+            unfinished cache, where there is none yet.
 
     Raises:
         DataError: if the data cannot be used.
-        CheckpointError: if the base cannot be loaded, or there is nothing to resume.
+        CheckpointError: if the base cannot be loaded, or the checkpoint is of another one.
         DivergenceError: if the loss stops being finite; the last checkpoint stays.
     """
     training = set_up(settings, run)
-    if resume:
+    if resume and run.checkpoints.exists():
         restore(training, run)
     if training.accelerator.is_main_process:
         run.start()
@@ -293,12 +294,14 @@ def _describe_uncached(settings: DistillSettings) -> dict[str, int | float | str
     """Tell the sizes of what will be cached and trained; a step cannot be timed before."""
     from mmtoolkit.distill import cache
     from mmtoolkit.distill.families import Source
-    from mmtoolkit.distill.memory import expected_memory
+    from mmtoolkit.distill.memory import expected_memory, free_memory
 
     facts = cache.describe_work(settings)
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
     rows = settings.train.batch_size // settings.train.accumulation
     memory = expected_memory(settings, source, int(facts["size"]), rows)
+    free = free_memory(resolve_device(settings.device))
+    told = {} if free is None else {"free_memory_gb": round(free / 1e9, 3)}
     return {
         "family": settings.model.family,
         "base": settings.model.base,
@@ -309,4 +312,5 @@ def _describe_uncached(settings: DistillSettings) -> dict[str, int | float | str
         "parameters": memory["trained weights"] // 4,
         "steps": settings.train.steps,
         "expected_memory_gb": round(sum(memory.values()) / 1e9, 3),
+        **told,
     }

@@ -101,8 +101,30 @@ FILES = {
     "missing caption": ("a.txt", "a"),
     "damaged picture": ("b.png", "no picture"),
     "bad line": ("metadata.jsonl", '{"file_name": "a.png", "text": "a"}\nnot json\n'),
+    "bare number": ("metadata.jsonl", "5\n"),
     "missing file": ("metadata.csv", "file_name,text\na.png,x\nz.png,y\n"),
     "missing text": ("metadata.csv", "file_name,text\na.png,x\nb.png,\n"),
+}
+
+
+def written(save, *arrays, **named):
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
+def flipped():
+    whole = bytearray(written(np.savez, images=zeros(2, 16, 16, 3)))
+    whole[len(whole) // 2] ^= 255
+    return bytes(whole)
+
+
+DAMAGED = {
+    "text as npz": lambda: b"hello",
+    "no zip": lambda: b"PK\x03\x04 and nothing more",
+    "flipped byte": flipped,
+    "cut npz": lambda: written(np.savez_compressed, images=zeros(2, 16, 16, 3))[:200],
+    "npy as npz": lambda: written(np.save, zeros(2, 16, 16, 3)),
 }
 
 
@@ -111,8 +133,8 @@ def broken(kind, path):
     if kind in ARCHIVES:
         np.savez(path / "x.npz", **ARCHIVES[kind])
         return path / "x.npz"
-    if kind == "text as npz":
-        (path / "x.npz").write_text("hello")
+    if kind in DAMAGED:
+        (path / "x.npz").write_bytes(DAMAGED[kind]())
         return path / "x.npz"
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(path / name)
@@ -128,10 +150,11 @@ def broken(kind, path):
         ("float npz", "must be uint8"),
         ("other npz", "has no array 'images' \\(it has: pictures\\)"),
         ("short labels", "'labels' must have one entry a picture"),
-        ("text as npz", "not an .npz"),
+        *((kind, "not an .npz") for kind in DAMAGED),
         ("missing caption", "b.png: has no caption b.txt beside it \\(1 of 2 pictures lack one\\)"),
         ("damaged picture", "b.png: cannot be read"),
         ("bad line", "metadata.jsonl:2: not a JSON object"),
+        ("bare number", "metadata.jsonl:1: not a JSON object"),
         ("missing file", "metadata.csv:3: no file"),
         ("missing text", "metadata.csv:3: has no 'text'"),
     ],

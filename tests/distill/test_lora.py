@@ -191,6 +191,25 @@ def test_folders_and_damaged_files(networks, tmp_path):
         read_lora(tmp_path / "a.safetensors", network)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"ss_network_alpha": "None"}, "states an alpha that is no number: None"),
+        ({"lora_adapter_metadata": "{not json"}, "damaged"),
+        ({"lora_adapter_metadata": "[1]"}, "not a JSON object"),
+        ({"lora_adapter_metadata": '{"lora_alpha": null}'}, "states an alpha that is no number"),
+    ],
+)
+def test_damaged_facts_of_a_lora_are_one_line(metadata, message, networks, tmp_path):
+    from mmtoolkit.distill.lora import read_lora
+
+    network = networks("sd15")[0].empty_network()
+    file = tmp_path / "x.safetensors"
+    save_file({"unet.a.to_q.lora_A.weight": torch.zeros(2, 4)}, file, metadata)
+    with pytest.raises(CheckpointError, match=message):
+        read_lora(file, network)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("merges", [False, True])
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mmtoolkit.core.config import resolve, set_layers
-from mmtoolkit.core.errors import ConfigError, DataError, RunError, UsageError
+from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, RunError, UsageError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 
@@ -187,6 +187,41 @@ def test_metadata_says_how_the_student_was_made(trained, tmp_path):
         assert (facts["guidance"], facts["drop"], facts["eta"]) == (3.5, 0.2, 0.0)
         assert (facts["steps_min"], facts["steps_max"], facts["training_steps"]) == (4, 8, 250)
         assert facts["alpha"] == facts["rank"] == 4
+
+
+def test_an_exported_file_keeps_what_it_says(trained, tiny_pipeline, tmp_path):
+    """In a folder, too, and exported once more, it says how it was made."""
+    from mmtoolkit.distill.export import export, open_student
+
+    base = str(tiny_pipeline("sd15"))
+    (tmp_path / "lora").mkdir()
+    export(open_student(trained("sd15"), None, None), "diffusers", tmp_path / "lora" / "x.safetensors")
+    first = open_student(tmp_path / "lora", base, "sd15")
+    export(first, "kohya", tmp_path / "again.safetensors")
+    second = open_student(tmp_path / "again.safetensors", base, "sd15")
+    assert first.facts == second.facts
+    assert (second.facts["guidance"], second.facts["training_steps"]) == (3.5, 250)
+
+
+@pytest.mark.parametrize(
+    ("facts", "steps", "message"),
+    [
+        ({"training_steps": 50}, 51, "--steps 51: this student knows 50 at most"),
+        ({"training_steps": "many"}, 1, "states training_steps: input should be a valid integer"),
+        ("{", 1, "damaged"),
+    ],
+)
+def test_what_a_lora_says_is_checked_before_the_pipeline_is_made(
+    facts, steps, message, tiny_pipeline, tmp_path, mmtk
+):
+    text = facts if isinstance(facts, str) else json.dumps(facts)
+    save_file({"x": torch.zeros(1)}, tmp_path / "lora.safetensors", {"mmtoolkit.distill": text})
+    base = ["--base", tiny_pipeline("sd15"), "--family", "sd15", "--prompt", "a", "--steps", str(steps)]
+    arguments = ["--checkpoint", tmp_path / "lora.safetensors", *base, "-o", tmp_path / "out"]
+    done = mmtk("distill", "sample", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_lora_is_scaled(trained, tiny_pipeline, tmp_path, caplog, mmtk):
@@ -406,6 +441,41 @@ def test_a_stopped_cache_continues_to_the_same_bits(settings_for, tmp_path, monk
     assert not torch.equal(condition["text"][0], condition["text"][1])
 
 
+def test_a_run_stopped_while_it_caches_is_resumed_to_the_same_bits(settings_for, tmp_path, monkeypatch):
+    from mmtoolkit.distill import cache
+    from mmtoolkit.distill.train import train
+
+    monkeypatch.setattr(cache, "SHARD", 2)
+    resolved = settings_for("sd15")
+    train(resolved.settings, RunDirectory.new(tmp_path / "whole", resolved.to_yaml()))
+    encode = cache._encode_shard
+
+    def stop(autoencoder, pictures, rows, *others):
+        if rows.start:
+            raise KeyboardInterrupt
+        return encode(autoencoder, pictures, rows, *others)
+
+    monkeypatch.setattr(cache, "_encode_shard", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(resolved.settings, RunDirectory.new(tmp_path / "cut", resolved.to_yaml()))
+    monkeypatch.setattr(cache, "_encode_shard", encode)
+    train(resolved.settings, RunDirectory.open(tmp_path / "cut"), resume=True)
+    for name in ("model.safetensors", "state.pt"):
+        file = f"checkpoints/last/{name}"
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_too_little_memory_is_said_before_anything_is_encoded(settings_for, tmp_path, monkeypatch):
+    from mmtoolkit.distill import memory
+    from mmtoolkit.distill.train import train
+
+    monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
+    resolved = settings_for("sd15")
+    with pytest.raises(ConfigError, match=r"this needs about .* GB free"):
+        train(resolved.settings, RunDirectory.new(tmp_path / "run", resolved.to_yaml()))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_cache_of_something_else_is_refused(settings_for, tmp_path):
     from mmtoolkit.distill.cache import open_cache, write_cache
 
@@ -419,6 +489,17 @@ def test_a_cache_of_something_else_is_refused(settings_for, tmp_path):
     (tmp_path / "file" / "x").write_text("x")
     with pytest.raises(UsageError, match="not a cache"):
         write_cache(settings, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["cache.json", "empty.safetensors", "latents-00000.safetensors"])
+def test_a_damaged_cache_is_one_line(name, settings_for, tmp_path):
+    from mmtoolkit.distill.cache import open_cache, write_cache
+
+    write_cache(settings_for("sd15").settings, tmp_path)
+    for damaged in (b"{ damaged", b"{}"):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=f"{name}: .*damaged"):
+            open_cache(tmp_path).batch(torch.arange(1))
 
 
 def test_pictures_without_texts_are_conditioned_on_nothing(settings_for, tmp_path):
@@ -512,6 +593,7 @@ def test_unreadable_pictures_are_named(mmtk, tmp_path, tiny_pipeline):
     result = mmtk("distill", "cache", *asked, "-o", tmp_path / "cache")
     assert result.exit_code == 2
     assert "a.png" in result.stderr
+    assert not (tmp_path / "cache").exists()
     (folder / "a.txt").unlink()
     result = mmtk("distill", "cache", *asked, "-o", tmp_path / "other", "-s", "data.condition=caption")
     assert "has no caption a.txt" in result.stderr
