@@ -262,7 +262,10 @@ def _tar_text(sample: tuple[Path, str, dict[str, tuple[int, int]]], suffix: str)
     path, key, parts = sample
     if suffix not in parts:
         raise DataError(f"sample '{key}' has no {suffix}, others have", path=path)
-    return _tar_bytes(path, parts[suffix]).decode("utf-8", "replace").strip()
+    try:
+        return _tar_bytes(path, parts[suffix]).decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{key}{suffix} is not UTF-8 text", path=path) from None
 
 
 def _tar_bytes(path: Path, place: tuple[int, int]) -> bytes:

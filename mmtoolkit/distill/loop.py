@@ -135,12 +135,12 @@ def take_step(
         setting: to lower where the loss is no number.
 
     Raises:
-        DivergenceError: if it is not; a scaled step that overflows is left out instead, and the scale halved.
+        DivergenceError: if it is not. Where only scaled gradients overflow, the step is left out and the
+            scale halved.
     """
+    check_finite(loss, step, setting)
     scaler.unscale_(optimizer)
     norm = float(nn.utils.clip_grad_norm_(list(parameters), limit))
-    if not scaler.is_enabled():
-        check_finite(loss, step, setting)
     scaler.step(optimizer)
     scaler.update()
     return norm

@@ -1,7 +1,8 @@
 """Distil a student: the same step for LCM, PCM, TCD and TDD, for every family of models."""
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -204,7 +205,7 @@ def reference_samples(training: Training) -> tuple[Condition, Tensor, Tensor]:
     condition = move(training.examples.batch(rows)[1], device)
     generator = step_generator(training.settings.seed, 0, device)
     noise = torch.randn((columns, *denoiser.shape), generator=generator, device=device)
-    with denoiser.teacher(), autocast(device, training.settings.precision):
+    with _unwrapped(training), denoiser.teacher(), autocast(device, training.settings.precision):
         guidance = 1 + training.settings.targets.guidance
         samples = teacher_samples(denoiser, condition, noise, guidance=guidance)
     return condition, noise, samples
@@ -217,7 +218,7 @@ def draw_samples(
     gaps, rows = {}, [reference]
     grid = training.settings.targets.training_steps
     context = swapped(training.parameters, training.average.values)
-    with context, autocast(training.device, training.settings.precision):
+    with _unwrapped(training), context, autocast(training.device, training.settings.precision):
         for steps in (steps for steps in GRID_STEPS if steps <= grid):
             samples = student_samples(training.denoiser, condition, noise, steps=steps, training_steps=grid)
             gaps[f"gap@{steps}"] = float((samples - reference).square().mean())
@@ -226,6 +227,17 @@ def draw_samples(
             pictures = training.denoiser.decode(torch.cat(rows))
     save_grid(pictures, len(noise), run.path / "samples" / f"{training.step:06d}.png")
     return gaps
+
+
+@contextmanager
+def _unwrapped(training: Training) -> Iterator[None]:
+    """Use the network without what shares it between processes, of which only one is drawing."""
+    wrapped = training.denoiser.network
+    training.denoiser.network = training.accelerator.unwrap_model(wrapped)
+    try:
+        yield
+    finally:
+        training.denoiser.network = wrapped
 
 
 def describe(training: Training) -> str:

@@ -76,6 +76,21 @@ def test_webdataset_shards(tmp_path):
     assert load_images(found, 8)[1, :, 0, 0].tolist() == [0, 255, 0]
 
 
+def test_a_tar_that_was_cut_or_is_no_text(tmp_path):
+    content = b"gr\xfcn"
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("a.png", "a.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text"):
+        opened(tmp_path / "x.tar")
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: 512 * 3 + 1])
+    with pytest.raises(DataError, match="unexpected end of data"):
+        opened(tmp_path / "x.tar")
+
+
 def test_npz(tmp_path):
     images = np.zeros((3, 16, 16, 3), np.uint8)
     images[1] = 7

@@ -12,7 +12,7 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.loop import Average, batch_rows, rate_factor
+from mmtoolkit.distill.loop import Average, batch_rows, rate_factor, take_step
 from mmtoolkit.distill.pixel import PixelSpec, load_pixel, load_pixel_student, read_pixel
 from mmtoolkit.distill.shapes import make_shapes
 from mmtoolkit.distill.teach import teach
@@ -168,6 +168,30 @@ def test_a_loss_that_is_no_number_stops_the_run(teacher, make, tmp_path):
         )
     with pytest.raises(DivergenceError, match=r"lower teach\.learning_rate"):
         make(teach, "teach.learning_rate=1e30", "teach.steps=20", path=tmp_path / "y")
+
+
+def test_a_loss_that_is_no_number_is_not_taken_for_an_overflow():
+    """A step whose scaled gradients overflow is left out; one without a loss is the end."""
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer, scaler = torch.optim.SGD([parameter], 1.0), torch.amp.GradScaler("cpu")
+
+    def step(loss, gradient):
+        scaler.scale(parameter.sum() * 0).backward()
+        parameter.grad = torch.full((1,), gradient)
+        take_step(optimizer, scaler, [parameter], 1.0, loss, 3, "train.learning_rate")
+
+    step(1.0, torch.inf)
+    assert parameter.item() == 1
+    with pytest.raises(DivergenceError, match="step 3: the loss is nan"):
+        step(float("nan"), 1.0)
+
+
+def test_targets_of_averaged_weights(teacher, make):
+    changes = [f"model.base={teacher}", "train.learning_rate=0.01", "train.ema=0.5"]
+    own, averaged = (make(train, *changes, f"targets.averaged={value}") for value in ("false", "true"))
+    assert not same(weights(own), weights(averaged))
+    with pytest.raises(ConfigError, match=r"targets\.averaged needs an average; set train\.ema above 0"):
+        make(train, "targets.averaged=true", "train.ema=0")
 
 
 @pytest.mark.parametrize(
