@@ -35,7 +35,8 @@ bench-distill: install
 	$(BIN)/python benchmarks/distill_step.py
 	$(BIN)/python benchmarks/distill_memory.py
 	$(BIN)/python benchmarks/distill_mixture.py
-	$(BIN)/mmtk distill compare -c shapes -o runs/bench-distill
+	$(BIN)/python benchmarks/distill_guidance.py
+	$(BIN)/mmtk distill compare -c shapes --seeds 3 -o runs/bench-distill
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

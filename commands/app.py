@@ -12,6 +12,7 @@ from mmtoolkit.core.errors import ToolkitError
 from . import (
     config,
     distill,
+    distill_judging,
     env,
     landmarks,
     landmarks_sets,
@@ -55,6 +56,7 @@ app = typer.Typer(
 for part in (recommend_catalogue, recommend_serving, recommend_studies):
     recommend.app.add_typer(part.app)
 app.add_typer(recommend.app, name="recommend")
+distill.app.add_typer(distill_judging.app)
 app.add_typer(distill.app, name="distill")
 landmarks.app.add_typer(landmarks_sets.app)
 app.add_typer(landmarks.app, name="landmarks")

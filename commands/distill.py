@@ -1,10 +1,12 @@
-"""`mmtk distill`: teach, train, sample, evaluate, compare and export few-step diffusion models."""
+"""`mmtk distill`: teach, train, sample and export few-step diffusion models."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from mmtoolkit.distill.schedule import ScheduleKind
 
 from . import options
 from .options import (
@@ -20,7 +22,7 @@ from .options import (
     Set,
     Verbose,
 )
-from .output import print_dry_run, print_facts, print_json, print_table, start_output
+from .output import print_dry_run, print_facts, print_json, start_output
 
 if TYPE_CHECKING:
     from mmtoolkit.distill.config import DistillSettings
@@ -39,12 +41,6 @@ Data = Annotated[
         metavar="PATH",
         help="Folder of pictures, .npz, webdataset .tar, a cache, or `shapes` for the embedded set.",
         rich_help_panel=options.CONFIGURATION,
-    ),
-]
-Run = Annotated[
-    Path,
-    typer.Option(
-        "--checkpoint", metavar="RUN", help="A run of `distill train`.", rich_help_panel=options.RUN
     ),
 ]
 Base = Annotated[
@@ -68,7 +64,6 @@ Layout = Annotated[
 FamilyName = Literal["pixel", "sd15", "sdxl", "sd3", "flux"]
 ExportFormat = Literal["diffusers", "kohya", "merged"]
 ExportPrecision = Literal["float32", "bfloat16", "float16"]
-Schedule = Literal["equidistant", "non_equidistant"]
 LoraScale = Annotated[
     float | None,
     typer.Option(
@@ -102,7 +97,7 @@ def teach(
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.distill import teach as engine
 
-    plan = _plan(config, assignments, {"data.path": data, "seed": seed, "device": device}, resume, output)
+    plan = make_plan(config, assignments, flags_of(data, None, seed, device), resume, output)
     if dry_run:
         facts = engine.describe_work(plan.resolved.settings)
         print_dry_run("distill teach", plan.run.path, facts, as_json=as_json)
@@ -142,8 +137,7 @@ def cache(
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.distill import cache as engine
 
-    flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
-    settings = _settings(config, assignments, flags)
+    settings = _settings(config, assignments, flags_of(data, base, seed, device))
     if dry_run:
         facts = engine.describe_work(settings)
         print_dry_run("distill cache", output, facts, as_json=as_json, place="folder")
@@ -179,8 +173,8 @@ def train(
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.distill import train as engine
 
-    flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
-    plan = _plan(config or _default(resume), assignments, flags, resume, output)
+    flags = flags_of(data, base, seed, device)
+    plan = make_plan(config or default_preset(resume), assignments, flags, resume, output)
     if dry_run:
         facts = engine.describe_work(plan.resolved.settings)
         print_dry_run("distill train", plan.run.path, facts, as_json=as_json)
@@ -189,11 +183,6 @@ def train(
     names = ("report.html", "results.json", "samples", "checkpoints/last")
     metrics = {"loss": result.loss, **result.gaps}
     _print_result("distill train", plan, result.steps, metrics, names, as_json=as_json)
-
-
-def _default(resume: Path | None) -> str | None:
-    """Name the embedded set's preset for commands that were given none."""
-    return None if resume else "shapes"
 
 
 @app.command("sample", epilog="Example: mmtk distill sample --prompt 'two small red stars on black'")
@@ -223,7 +212,7 @@ def sample(
         ),
     ] = True,
     eta: Annotated[float, typer.Option(min=0, max=1, help="Share of each jump that is noised back.")] = 0.0,
-    schedule: Annotated[Schedule, typer.Option(help="Placement of the steps.")] = "equidistant",
+    schedule: Annotated[ScheduleKind, typer.Option(help="Placement of the steps.")] = "equidistant",
     clip_steps: Annotated[int, typer.Option(min=0, help="First steps with dynamic thresholding.")] = 0,
     lora_scale: LoraScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
@@ -238,83 +227,22 @@ def sample(
 ) -> None:
     """Draw pictures in a few steps; each PNG carries its settings."""
     start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.core.run import default_run_path
+    from mmtoolkit.core.run import RunDirectory, default_run_path
     from mmtoolkit.distill import sample as engine
 
     texts = [*engine.read_prompts(prompt or [], prompts), *(label or [])]
     settings = engine.SampleSettings(
         steps, guidance, eta, schedule, seed, count or len(texts) or 16, clip_steps, lora_scale, damped
     )
-    place = device.value if device else "auto"
+    path, place = output or default_run_path("distill", "sample", seed), device.value if device else "auto"
+    RunDirectory.new(path, "")  # refuse a folder in use before anything is drawn
     drawn = engine.sample(checkpoint, texts, settings, base=base, family=family, layout=layout, device=place)
-    files = engine.write_samples(drawn, output or default_run_path("distill", "sample", seed), grid=grid)
+    files = engine.write_samples(drawn, path, grid=grid)
     if as_json:
         metrics = {"seconds": drawn.seconds}
         print_json("distill sample", metrics=metrics, settings=drawn.settings, files=[str(f) for f in files])
     else:
         typer.echo(f"{files[0]}  {len(drawn.images)} pictures, {steps} steps, {drawn.seconds:.2f} s")
-
-
-@app.command("eval", epilog="Example: mmtk distill eval --checkpoint runs/mine -s evaluate.samples=5000")
-def evaluate(
-    checkpoint: Run,
-    assignments: Set = None,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Measure FID, KID, precision, recall, trajectory error and CLIP score by steps, eta and guidance."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.core.config import set_layers
-    from mmtoolkit.distill import evaluate as engine
-
-    found = engine.evaluate(checkpoint, set_layers(assignments or []), device.value if device else None)
-    if as_json:
-        print_json("distill eval", run=str(checkpoint), metrics=engine.flat_metrics(found))
-        return
-    print_table("Against the teacher's 50 steps and the data", *engine.cell_table(found.cells))
-    print_table("The teacher itself", *engine.teacher_table(found.teacher))
-
-
-@app.command("compare", epilog="Example: mmtk distill compare -c shapes --seeds 3 -o runs/compare")
-def compare(
-    config: Config = None,
-    assignments: Set = None,
-    rules: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule", help="lcm, pcm, tcd, tdd or tdd-coupled; may be repeated (default: the first four)."
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Students of each rule.")] = 1,
-    data: Data = None,
-    base: Base = None,
-    seed: Seed = None,
-    device: Device = None,
-    resume: Resume = None,
-    output: Output = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Train LCM, PCM, TCD and TDD at an equal budget from one teacher, and put them side by side."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.distill import compare as engine
-
-    flags = {"data.path": data, "model.base": base, "seed": seed, "device": device}
-    plan = _plan(config or _default(resume), assignments, flags, resume, output)
-    found = engine.compare(plan.resolved, plan.run, rules or engine.ALL, seeds)
-    path = plan.run.path
-    if as_json:
-        files = [str(path / name) for name in ("report.html", "results.json", "tables.md")]
-        print_json("distill compare", run=str(path), metrics=engine.flat_comparison(found), files=files)
-        return
-    for metric in engine.metrics_of(found):
-        print_table(f"{metric} (* best)", *engine.comparison_table(found, metric))
-    typer.echo(f"report  {path / 'report.html'}")
 
 
 @app.command("export", epilog="Example: mmtk distill export --checkpoint runs/mine --format kohya")
@@ -359,6 +287,18 @@ def export(
         typer.echo(f"{path}: max error {result.error:.1e} (largest value {result.largest:.1e})")
 
 
+def default_preset(resume: Path | None) -> str | None:
+    """Name the embedded set's preset for commands that were given none."""
+    return None if resume else "shapes"
+
+
+def flags_of(
+    data: Path | None, base: str | None, seed: int | None, device: options.DeviceChoice | None
+) -> dict[str, object]:
+    """Name the settings that flags stand for."""
+    return {"data.path": data, "model.base": base, "seed": seed, "device": device}
+
+
 def _settings(
     config: str | None, assignments: list[str] | None, flags: Mapping[str, object]
 ) -> "DistillSettings":
@@ -371,13 +311,14 @@ def _settings(
     return resolve(DistillSettings, [*layers, *command_layers(assignments, flags)]).settings
 
 
-def _plan(
+def make_plan(
     config: str | None,
     assignments: list[str] | None,
     flags: Mapping[str, object],
     resume: Path | None,
     output: Path | None,
 ) -> "Plan[DistillSettings]":
+    """Plan a new run, or the rest of the run `resume`, with the changes of the command line."""
     from mmtoolkit.distill.config import RESUMABLE, DistillSettings
 
     from .plan import command_layers, plan_training

@@ -1,5 +1,6 @@
 import json
 import warnings
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -195,3 +196,20 @@ def test_bad_sample_arguments(runs, mmtk, arguments, expected, tmp_path):
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmtoolkit.distill.sample.sample", lambda *_, **__: pytest.fail("it was drawn"))
+    (tmp_path / "x").write_text("")
+    refused = mmtk("distill", "sample", "-o", tmp_path)
+    assert refused.exit_code == 2
+    assert "already there and not empty" in refused.stderr
+
+
+def test_the_command_line_offers_what_the_engine_knows():
+    from mmtoolkit.commands.distill import ExportFormat, ExportPrecision, FamilyName
+
+    from mmtoolkit.distill import config, export
+
+    offered = [get_args(choices) for choices in (FamilyName, ExportFormat, ExportPrecision)]
+    assert offered == [config.FAMILIES, get_args(export.Format), get_args(export.Precision)]
