@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtoolkit.core.errors import DataError
+from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.landmarks.data import Face, official_box
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.data.images import read_image
-from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
 from mmtoolkit.landmarks.data.text import place_name
-from mmtoolkit.landmarks.data.write import new_folder, write_jd
+from mmtoolkit.landmarks.data.write import check_new, write_jd
 from mmtoolkit.landmarks.ict import IctModel, load_ict
 from mmtoolkit.landmarks.labels import Completed, complete_points
 from mmtoolkit.landmarks.points import Points, conversion
@@ -50,13 +50,14 @@ class Completion:
         }
 
 
-def check_source(source: Path) -> list[Annotation]:
+def check_source(source: Path, views: int) -> list[Annotation]:
     """Read the labels of a data set and see that they can be completed.
 
     Raises:
-        DataError: if a scheme leaves out points of iBUG-68.
+        DataError: if a scheme leaves out points of iBUG-68, or two pictures would have the same name.
     """
     annotations = read_annotations(source)
+    unique_names(name for item in annotations for name in (item.name, *_turned_names(item, views)))
     for item in annotations:
         known = conversion(item.scheme, "ibug68")(item.points, item.weights > 0)[1]
         if not known.all():
@@ -67,13 +68,17 @@ def check_source(source: Path) -> list[Annotation]:
     return annotations
 
 
+def _turned_names(item: Annotation, views: int) -> list[str]:
+    return [f"{Path(item.name).stem}_turned{number}.jpg" for number in range(1, views + 1)]
+
+
 def describe_work(source: Path, model: Path, views: int) -> dict[str, int | float]:
     """Check source and model and tell how much would be written.
 
     Raises:
         DataError: if either cannot be used.
     """
-    photographs = len(check_source(source))
+    photographs = len(check_source(source, views))
     load_ict(model)
     return {"photographs": photographs, "faces": photographs * (1 + views)}
 
@@ -98,10 +103,12 @@ def complete(
 
     Raises:
         DataError: if the source or the model cannot be used; nothing is written then.
-        UsageError: if `output` is not empty.
+        UsageError: if `output` is not empty, or `shift` is not finite.
     """
-    annotations, head = [_shifted(item, shift) for item in check_source(source)], load_ict(model)
-    new_folder(output)
+    if not np.isfinite(shift).all():
+        raise UsageError(f"--shift {shift[0]} {shift[1]}: write pixels, as in --shift -1.5 2")
+    check_new(output)
+    annotations, head = [_shifted(item, shift) for item in check_source(source, views)], load_ict(model)
     result = Completion(photographs=len(annotations))
     with progress_bar("faces", len(annotations)) as advance:
 
@@ -134,12 +141,12 @@ def complete_face(
     yaw, pitch, roll = found.fit.angles
     yield Face(item.name, image, found.points, found.confidence, item.box, yaw, pitch, roll, item.expression)
     relief = make_relief(head, image, found) if views else None
-    for number, (right, down) in enumerate(draw_turns(yaw, pitch, views, rng), start=1):
+    turns = draw_turns(yaw, pitch, views, rng)
+    for name, (right, down) in zip(_turned_names(item, views), turns, strict=True):
         assert relief is not None
         picture, points = relief.turn(right, down)
         if rng.random() < CUT:
             cut_border(picture, points, rng)
-        name = f"{Path(item.name).stem}_turned{number}.jpg"
         weights = (found.confidence * TURNED).astype(np.float32)
         angles = (yaw + right, pitch + down, roll)
         yield Face(name, picture, points, weights, official_box(points), *angles, item.expression)

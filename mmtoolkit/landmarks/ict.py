@@ -5,6 +5,8 @@ Li et al. 2020, "Learning Formation of Physically-Based Face Attributes", arXiv 
 those of :mod:`mmtoolkit.landmarks.render`.
 """
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,18 +96,28 @@ def load_ict(path: Path) -> IctModel:
             arrays = {name: archive[name] for name in (*_SHAPES, "material_names")}
     except FileNotFoundError:
         raise DataError("no such file", path=path) from None
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
         names = ", ".join(_SHAPES)
         raise DataError(f"not an ICT-FaceKit light model (.npz with {names})", path=path) from None
     for name, dimensions in _SHAPES.items():
         if arrays[name].ndim != dimensions:
             raise DataError(f"{name} should have {dimensions} dimensions", path=path)
-    return _build(arrays)
+    try:
+        return _build(arrays)
+    except (ValueError, IndexError) as error:
+        raise DataError(f"not the head of ICT-FaceKit light: {error}", path=path) from None
 
 
 def _build(arrays: dict[str, Array]) -> IctModel:
+    """Put the model together.
+
+    Raises:
+        ValueError: if the arrays do not go together or lack a part; IndexError if a number leads nowhere.
+    """
     down = np.array([1, -1, 1], np.float32)
     neutral = arrays["neutral"].astype(np.float32) * down
+    if any(arrays[name].shape[1:] != neutral.shape for name in ("identity", "expression")):
+        raise ValueError("its shapes have other vertices than the neutral head")
     names = arrays["material_names"].tolist()
     quads, material = arrays["quads"], arrays["material"]
     landmarks = arrays["landmarks68"].astype(np.int64)
@@ -138,7 +150,11 @@ def _triangles(quads: Array) -> NDArray[np.int32]:
 
 
 def cast_rays(mesh: Array, triangles: NDArray[np.int32], origins: Array, directions: Array) -> Anchors:
-    """Return where rays `(n, 3)` leave a mesh: their farthest hit (Moeller and Trumbore 1997)."""
+    """Return where rays `(n, 3)` leave a mesh: their farthest hit (Moeller and Trumbore 1997).
+
+    Raises:
+        ValueError: if one misses it.
+    """
     first = mesh[triangles[:, 0]]
     one, two = mesh[triangles[:, 1]] - first, mesh[triangles[:, 2]] - first
     vertices, shares = [], []
@@ -153,7 +169,8 @@ def cast_rays(mesh: Array, triangles: NDArray[np.int32], origins: Array, directi
         distance = np.einsum("ij,ij->i", turned, two) / area
         distance[(u < -1e-4) | (v < -1e-4) | (u + v > 1 + 1e-4) | (distance <= 0)] = -1
         hit = int(distance.argmax())
-        assert distance[hit] > 0, "a ray of the anchor tables misses the mesh"
+        if not distance[hit] > 0:
+            raise ValueError("the places of the 106 points miss its mesh")
         vertices.append(triangles[hit])
         shares.append([1 - u[hit] - v[hit], u[hit], v[hit]])
     return Anchors(np.array(vertices, np.int64), np.array(shares, np.float32))

@@ -244,6 +244,19 @@ def test_mistakes_are_told_before_anything_is_written(source, model_path, tmp_pa
         complete(source, tmp_path / "full", model_path)
 
 
+def test_a_broken_picture_or_model_leaves_nothing(source, model_path, tmp_path):
+    with np.load(model_path) as archive:
+        arrays = dict(archive)
+    for name, value in (("material_names", np.array(["M_Other"])), ("quads", arrays["quads"] * 0)):
+        np.savez(tmp_path / "other.npz", **(arrays | {name: value}))
+        with pytest.raises(DataError, match="not the head of ICT-FaceKit light"):
+            complete(source, tmp_path / "out", tmp_path / "other.npz")
+    (source / "face1.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        complete(source, tmp_path / "out", model_path, views=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_tells_what_it_would_write_and_writes_it(mmtk, source, model_path, tmp_path):
     output = tmp_path / "out"
     arguments = ["landmarks", "complete", source, output, "--model", model_path, "--views", 1, "--json", "-q"]

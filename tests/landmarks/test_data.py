@@ -158,6 +158,30 @@ def test_lists_round_trip(kind, scheme, name, jd_folder, tmp_path):
         assert item.face().image.ndim == 3
 
 
+def test_labels_that_name_the_whole_picture_are_found(faces, tmp_path):
+    """As `predict --format pts` and `convert` write them, where a.jpg and a.png lie side by side."""
+    write_jd(
+        tmp_path / "jd", [replace(faces[n], name=f"a{suffix}") for n, suffix in enumerate((".jpg", ".png"))]
+    )
+    convert_file(tmp_path / "jd", tmp_path / "pts", "jd106", "pts")
+    for file in (tmp_path / "jd" / "picture").iterdir():
+        (tmp_path / "pts" / file.name).symlink_to(file)
+    found = read_annotations(tmp_path / "pts")
+    assert [item.name for item in found] == ["a.jpg", "a.png"]
+    for item, face in zip(found, faces, strict=False):
+        np.testing.assert_allclose(item.points, face.points, atol=1e-3)
+
+
+def test_a_set_that_cannot_be_finished_leaves_nothing(faces, tmp_path):
+    with pytest.raises(DataError, match="two pictures would be called"):
+        write_jd(tmp_path / "new", [faces[0], faces[0]])
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DataError, match="two pictures would be called"):
+        write_jd(tmp_path / "there", [faces[0], faces[0]])
+    assert [*(tmp_path / "there").iterdir()] == []
+
+
 def test_wflw_lines_are_checked(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("1 2 3 a.jpg\n")

@@ -5,7 +5,7 @@ import numpy as np
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import Boxes, Image
-from mmtoolkit.landmarks.data.text import Place, place_name
+from mmtoolkit.landmarks.data.text import Place, place_name, read_bytes
 from mmtoolkit.landmarks.points import Points
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -18,16 +18,15 @@ def read_image(place: Place) -> Image:
     Raises:
         DataError: if it is missing or no picture.
     """
-    try:
-        data = np.frombuffer(place.read_bytes(), np.uint8)
-    except (OSError, KeyError):
-        raise DataError("no such picture", path=place_name(place)) from None
-    return decode_image(data, place)
+    return decode_image(np.frombuffer(read_bytes(place), np.uint8), place)
 
 
 def decode_image(data: Image, place: Place) -> Image:
     """Decode the bytes `(n,)` of a picture that was read from `place`; see :func:`read_image`."""
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # as of a picture that is too large for it
+        image = None
     if image is None:
         raise DataError("cannot be read as a picture", path=place_name(place))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)

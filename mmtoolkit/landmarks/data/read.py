@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import zipfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,9 +65,11 @@ class Annotation:
         """Read the picture.
 
         Raises:
-            DataError: if that cannot be done.
+            DataError: if that cannot be done, or the labels hold too few of the 106 points.
         """
         points, weights = self.jd
+        if not _spans(points, weights):
+            raise DataError(f"{self.name}: its labels hold too few of the 106 points; remove it")
         image = read_image(self.picture)
         meta = (self.yaw, self.pitch, self.roll, self.expression)
         return Face(self.name, image, points, weights, self.box, *meta)
@@ -106,8 +110,15 @@ def _reader(path: Path) -> Iterator[Annotation]:
 
 
 def open_place(path: Path) -> Place:
-    """Open a folder, or a zip as if it were one."""
-    return zipfile.Path(path) if path.is_file() else path
+    """Open a folder, or a zip as if it were one.
+
+    Raises:
+        DataError: if it is another file, or a damaged zip.
+    """
+    try:
+        return zipfile.Path(path) if path.is_file() else path
+    except zipfile.BadZipFile as error:
+        raise DataError(f"neither a folder nor a zip that can be read: {error}", path=path) from None
 
 
 def walk(root: Place) -> Iterator[Place]:
@@ -139,7 +150,8 @@ def _read_jd(root: Place, pictures: str, landmarks: str) -> Iterator[Annotation]
         points = text.read_points_txt(label)
         weight, rect = root / "weight" / f"{name}.txt", root / "rect" / f"{name}.rect"
         weights = text.read_weights(weight) if weight.is_file() else np.ones(len(points), np.float32)
-        box = text.read_rect(rect) if rect.is_file() else official_box(points, weights)
+        given = text.read_rect(rect) if rect.is_file() else None
+        box = _box_of(points, weights, given, weight if weight.is_file() else label)
         yield Annotation(name, images[name], points, weights, "jd106", box, **poses.get(name, {}))
     if labels:
         raise DataError(f"no picture for {min(labels)}", path=place_name(root / pictures))
@@ -151,33 +163,50 @@ def _read_poses(place: Place) -> dict[str, dict[str, Any]]:
         return {}
     rows = csv.DictReader(text.read_lines(place))
     found = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            angles = {key: float(row[key]) if row[key] else None for key in ("yaw", "pitch", "roll")}
+    try:
+        for row in rows:
+            angles = {key: _angle(row[key]) for key in ("yaw", "pitch", "roll")}
             found[row["name"]] = angles | {"expression": row["expression"] or ""}
-        except (KeyError, ValueError, TypeError):
-            wanted = "name,yaw,pitch,roll,expression"
-            raise DataError(f"expected {wanted}", path=place_name(place), line=number) from None
+    except (KeyError, ValueError, TypeError, csv.Error):
+        wanted = "expected name,yaw,pitch,roll,expression with finite degrees"
+        raise DataError(wanted, path=place_name(place), line=max(1, rows.line_num)) from None
     return found
 
 
+def _angle(cell: str) -> float | None:
+    """Read degrees; an empty cell is unknown."""
+    angle = float(cell) if cell else None
+    if angle is not None and not math.isfinite(angle):
+        raise ValueError(cell)
+    return angle
+
+
 def read_ibug(folder: Place) -> Iterator[Annotation]:
-    """Read `.pts` files beside pictures of the same name; boxes from `<picture>.rect` where there."""
+    """Read `<picture>.pts`, with or without the picture's suffix, and `<picture>.rect` where there."""
     labels = _files(folder, (".pts",))
     if not labels:
         return
-    images = {Path(name).stem: image for name, image in _files(folder, PICTURES).items()}
+    images, named = _files(folder, PICTURES), defaultdict[str, list[str]](list)
+    for image in sorted(images):
+        named[image].append(image)
+        named[Path(image).stem].append(image)
     for name, label in sorted(labels.items()):
         stem = Path(name).stem
-        if stem not in images:
+        beside = [image for image in named[stem] if image in images]
+        if not beside:
             raise DataError(f"no picture {stem}.jpg or .png beside it", path=place_name(label))
-        picture = images.pop(stem)
+        if len(beside) > 1:
+            mend = " or ".join(f"{image}.pts" for image in beside)
+            raise DataError(f"{len(beside)} pictures have its name; call it {mend}", path=place_name(label))
+        picture = images.pop(beside[0])
         points, scheme = text.read_pts(label)
+        weights = np.ones(len(points), np.float32)
         rects = [folder / f"{n}.rect" for n in (picture.name, stem)]
-        box = next((text.read_rect(r) for r in rects if r.is_file()), official_box(points))
-        yield Annotation(picture.name, picture, points, np.ones(len(points), np.float32), scheme, box)
+        given = next((text.read_rect(r) for r in rects if r.is_file()), None)
+        box = _box_of(points, weights, given, label)
+        yield Annotation(picture.name, picture, points, weights, scheme, box)
     if images:
-        raise DataError(f"no .pts for picture {min(images.values(), key=str).name}", path=place_name(folder))
+        raise DataError(f"no .pts for picture {min(images)}", path=place_name(folder))
 
 
 def read_wflw(path: Path) -> Iterator[Annotation]:
@@ -188,14 +217,11 @@ def read_wflw(path: Path) -> Iterator[Annotation]:
     width = 2 * SCHEMES["wflw98"]
     for number, line in enumerate(text.read_lines(path), start=1):
         cells = line.split()
-        try:
-            values = np.array([float(cell) for cell in cells[: width + 10]], np.float32)
-        except ValueError:
-            values = np.empty(0, np.float32)
-        if len(cells) != width + 11 or not np.isfinite(values).all():
+        values = text.to_floats(cells[: width + 10])
+        if len(cells) != width + 11 or len(values) != width + 10 or not np.isfinite(values).all():
             raise DataError(f"expected {width + 10} numbers and a picture", path=path, line=number)
         points, box = values[:width].reshape(-1, 2), values[width : width + 4]
-        if (box[2:] <= box[:2]).any():
+        if not _has_area(box):
             raise DataError("the box has no area", path=path, line=number)
         roots = [root for parent in list(path.parents)[:4] for root in (parent, parent / "WFLW_images")]
         picture = next((root / cells[-1] for root in roots if (root / cells[-1]).is_file()), None)
@@ -203,33 +229,78 @@ def read_wflw(path: Path) -> Iterator[Annotation]:
             raise DataError(f"picture {cells[-1]} not found", path=path, line=number)
         expression = "expression" if values[width + 5] else ""
         name, weights = f"{number}_{picture.name}", np.ones(len(points), np.float32)
+        box = _box_of(points, weights, box, path, line=number)
         yield Annotation(name, picture, points, weights, "wflw98", box, expression=expression)
 
 
 def read_coco(path: Path) -> Iterator[Annotation]:
     """Read COCO keypoints: `keypoints` of 68, 98 or 106 triples x, y, visibility (0: not labelled)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.read_bytes(path))
         pictures = {image["id"]: image["file_name"] for image in content["images"]}
         annotations = [
             (a["id"], pictures[a["image_id"]], a["keypoints"], a.get("bbox")) for a in content["annotations"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"not COCO keypoints ({error!r})", path=path) from None
     for number, file, keypoints, bbox in annotations:
-        try:
-            triples = np.array(keypoints, np.float32).reshape(-1, 3)
-            size = None if bbox is None else np.array(bbox, np.float32).reshape(4)
-        except (ValueError, TypeError):
-            triples, size = np.full((1, 3), np.nan, np.float32), None
-        scheme = text.scheme_of(len(triples))
-        if not scheme or not np.isfinite(triples).all() or (size is not None and (size[2:] <= 0).any()):
+        if not isinstance(file, str):
+            raise DataError(f"annotation {number}: file_name {file!r} is no name", path=path)
+        triples = text.to_floats(keypoints)
+        scheme = text.scheme_of(triples.size // 3) if triples.ndim == 1 and triples.size % 3 == 0 else ""
+        box = None if bbox is None else _corners(text.to_floats(bbox))
+        if not scheme or not np.isfinite(triples).all() or (box is not None and not _has_area(box)):
             raise DataError(
                 f"annotation {number} needs 68, 98 or 106 finite points and a box with area", path=path
             )
-        weights = (triples[:, 2] > 0).astype(np.float32)
-        points = np.ascontiguousarray(triples[:, :2])
-        box = (
-            official_box(points, weights) if size is None else np.concatenate([size[:2], size[:2] + size[2:]])
-        )
+        triples = triples.reshape(-1, 3)
+        points, weights = np.ascontiguousarray(triples[:, :2]), (triples[:, 2] > 0).astype(np.float32)
+        box = _box_of(points, weights, box, path, f"annotation {number}: ")
         yield Annotation(f"{number}_{Path(file).name}", path.parent / file, points, weights, scheme, box)
+
+
+def _corners(size: Boxes) -> Boxes:
+    """Turn left, top, width and height into left, top, right and bottom."""
+    return np.concatenate([size[:2], size[:2] + size[2:]]) if size.shape == (4,) else size
+
+
+def _has_area(box: Boxes) -> bool:
+    return box.shape == (4,) and bool(np.isfinite(box).all() and (box[2:] > box[:2]).all())
+
+
+def _box_of(
+    points: Points,
+    weights: Points,
+    given: Boxes | None,
+    place: Place,
+    what: str = "",
+    line: int | None = None,
+) -> Boxes:
+    """Return the box that is given with a face, or the one around its points, widened.
+
+    Raises:
+        DataError: if the labelled points span none, so that nothing can be cut out, learnt or scored.
+    """
+    if not _spans(points, weights):
+        why = "lie on one spot or line" if (weights > 0).any() else "are all left out"
+        raise DataError(f"{what}no face: its points {why}; remove it", path=place_name(place), line=line)
+    return official_box(points, weights) if given is None else given
+
+
+def _spans(points: Points, weights: Points) -> bool:
+    """Tell whether the labelled points have a width and a height."""
+    labelled = points[weights > 0]
+    return len(labelled) > 0 and bool(np.ptp(labelled, axis=0).all())
+
+
+def unique_names(names: Iterable[str]) -> None:
+    """Refuse pictures that share a name, where what is written or scored goes by it.
+
+    Raises:
+        DataError: naming the first.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"two pictures are called {name}; rename one, or take their folders one by one")
+        seen.add(name)

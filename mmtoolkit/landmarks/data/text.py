@@ -4,8 +4,8 @@ Whole numbers and floats, LF and CRLF, a missing last newline are all taken. Wha
 with its line: another number of points, NaN, a box without area.
 """
 
-import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,32 @@ def place_name(place: Place) -> Path:
     return Path(str(place))
 
 
+def read_bytes(place: Place) -> bytes:
+    """Read a file on the disk or a member of a zip.
+
+    Raises:
+        DataError: if it is missing, or the member is damaged or needs a password.
+    """
+    try:
+        return place.read_bytes()
+    except (FileNotFoundError, KeyError):
+        raise DataError("no such file", path=place_name(place)) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=place_name(place)) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        reason = "its place in the zip is damaged or needs a password; pack the zip anew"
+        raise DataError(f"cannot be read: {reason}", path=place_name(place)) from None
+
+
 def read_lines(place: Place) -> list[str]:
     """Read a text file as stripped lines, without empty ones at its end.
 
     Raises:
-        DataError: if it is not text.
+        DataError: if it cannot be read or is not text.
     """
     try:
-        text = place.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        text = read_bytes(place).decode("utf-8-sig")
+    except UnicodeDecodeError:
         raise DataError("cannot be read as text", path=place_name(place)) from None
     return [line.strip() for line in text.rstrip().splitlines()]
 
@@ -124,14 +141,20 @@ def scheme_of(count: int) -> str:
     return next((name for name, number in SCHEMES.items() if number == count), "")
 
 
+def to_floats(values: object) -> Points:
+    """Turn numbers or texts into float32; inf where one is too large, no number at all if one is none."""
+    with np.errstate(over="ignore"):
+        try:
+            return np.array(values, np.float64).astype(np.float32)
+        except (ValueError, TypeError, OverflowError):
+            return np.empty(0, np.float32)
+
+
 def _numbers(lines: list[str], width: int, place: Place, first_line: int) -> Points:
     found = np.empty((len(lines), width), np.float32)
     for row, line in enumerate(lines):
-        try:
-            values = [float(part) for part in line.split()]
-        except ValueError:
-            values = []
-        if len(values) != width or not all(math.isfinite(value) for value in values):
+        values = to_floats(line.split())
+        if values.shape != (width,) or not np.isfinite(values).all():
             wanted = "a number" if width == 1 else f"{width} finite numbers"
             raise DataError(f"'{line}' is not {wanted}", path=place_name(place), line=first_line + row)
         found[row] = values

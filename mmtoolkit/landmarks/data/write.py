@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +17,18 @@ from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image
-from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
 from mmtoolkit.landmarks.points import SCHEMES, Points, conversion
+
+
+def check_new(path: Path) -> None:
+    """See that a folder is new or empty.
+
+    Raises:
+        UsageError: if something is in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"--output {path}: already there and not empty; name another folder")
 
 
 def new_folder(path: Path) -> Path:
@@ -24,8 +37,7 @@ def new_folder(path: Path) -> Path:
     Raises:
         UsageError: if something is in it, or it cannot be made.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"--output {path}: already there and not empty; name another folder")
+    check_new(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -33,20 +45,51 @@ def new_folder(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that is to be new or empty in one go: if that fails, nothing is left of it.
+
+    Yields:
+        A hidden folder inside, whose content moves up in the end.
+
+    Raises:
+        UsageError: if something is in it, or it cannot be made.
+    """
+    there = path.exists()
+    part = new_folder(path) / ".part"
+    part.mkdir()
+    try:
+        yield part
+        for entry in [*part.iterdir()]:
+            entry.rename(path / entry.name)
+        part.rmdir()
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if not there:
+            path.rmdir()
+        raise
+
+
 def write_jd(folder: Path, faces: Iterable[Face]) -> int:
     """Write faces as a JD data set: `picture/`, `landmark/`, `rect/`, and what else is known.
 
     `weight/` holds the weights of partly labelled faces, `poses.csv` angles and expressions. Read back
-    by :func:`mmtoolkit.landmarks.data.read.read_annotations`.
+    by :func:`mmtoolkit.landmarks.data.read.read_annotations`. Nothing is left if `faces` fails.
 
     Returns:
         The number of faces written.
     """
-    new_folder(folder)
+    with whole_folder(folder) as part:
+        return _fill_jd(part, faces)
+
+
+def _fill_jd(folder: Path, faces: Iterable[Face]) -> int:
     for name in ("picture", "landmark", "rect", "weight"):
         (folder / name).mkdir()
     rows = []
     for face in faces:
+        if (folder / "picture" / face.name).exists():
+            raise DataError(f"two pictures would be called {face.name}; rename one")
         (folder / "picture" / face.name).write_bytes(encode_image(face.image, Path(face.name).suffix))
         (folder / "landmark" / f"{face.name}.txt").write_text(text.write_points_txt(face.points))
         (folder / "rect" / f"{face.name}.rect").write_text(text.write_rect(face.box))
@@ -98,8 +141,21 @@ def convert_set(annotations: Sequence[Annotation], target: Path, scheme: str, ki
         The number of faces written.
 
     Raises:
-        DataError: if a point is unknown and the format cannot say so.
+        DataError: if a point is unknown and the format cannot say so, or pictures share a name that labels
+            go by.
+        UsageError: if the format holds another number of points.
     """
+    if kind in COUNTS and SCHEMES[scheme] != COUNTS[kind]:
+        raise UsageError(
+            f"--to {scheme} has {SCHEMES[scheme]} points, --format {kind} holds {COUNTS[kind]}; "
+            "write --format pts, csv or coco"
+        )
+    if kind == "wflw":  # a picture may hold several faces, in a list that names it by its last name only
+        unique_names(
+            place.name for place in {str(item.picture): item.picture for item in annotations}.values()
+        )
+    elif kind != "coco":
+        unique_names(item.name for item in annotations)
     items = []
     for item in annotations:
         points, known = conversion(item.scheme, scheme)(item.points, item.weights > 0)
@@ -124,8 +180,11 @@ def _write_txt(target: Path, items: Sequence[Converted]) -> None:
 
 
 def _write_pts(target: Path, items: Sequence[Converted]) -> None:
+    stems = Counter(Path(item.name).stem for item, _, _ in items)
     for item, points, _ in items:
-        (target / f"{Path(item.name).stem}.pts").write_text(text.write_pts(points))
+        stem = Path(item.name).stem
+        name = stem if stems[stem] == 1 else item.name  # a.jpg beside a.png
+        (target / f"{name}.pts").write_text(text.write_pts(points))
 
 
 def _write_wflw(target: Path, items: Sequence[Converted]) -> None:
@@ -177,6 +236,8 @@ def _relative(picture: text.Place, folder: Path) -> str:
 
 SUFFIXES = {"wflw": ".txt", "csv": ".csv", "coco": ".json"}
 """Suffixes of the formats that are one file; the others are folders."""
+COUNTS = {"txt": 106, "wflw": 98}
+"""Points of the formats that hold one number of them."""
 WRITERS: dict[str, Callable[[Path, Sequence[Converted]], None]] = {
     "txt": _write_txt,
     "pts": _write_pts,
