@@ -41,7 +41,8 @@ def recall(detector: Detector, truths: list[Annotation]) -> tuple[float, float, 
         start = time.process_time()
         boxes = detector(image).boxes
         spent += time.process_time() - start
-        for hits, box in ((official, official_box(truth.points)), (tight, enclosing_box(truth.points))):
+        labelled = (truth.points, truth.weights)
+        for hits, box in ((official, official_box(*labelled)), (tight, enclosing_box(*labelled))):
             hits.append(any(intersection_over_union(one, box) >= 0.5 for one in boxes))
         others += max(0, len(boxes) - 1)
     count = len(truths)

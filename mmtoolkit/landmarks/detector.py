@@ -37,9 +37,9 @@ _MIDWAY = (1 + _OFFICIAL) / 2
 _SHIFT = np.array([BOX_SHIFT_X[0], BOX_SHIFT_Y[0]], np.float32)
 
 
-def detector_box(points: Points) -> Boxes:
-    """Return the box `(4,)` that the detector should give for a face with these points `(n, 2)`."""
-    box: Boxes = _resize(enclosing_box(points)[None], _MIDWAY, _SHIFT / 2)[0]
+def detector_box(points: Points, weights: Points | None = None) -> Boxes:
+    """Return the box `(4,)` that the detector should give for a face with these labelled points `(n, 2)`."""
+    box: Boxes = _resize(enclosing_box(points, weights)[None], _MIDWAY, _SHIFT / 2)[0]
     return box
 
 

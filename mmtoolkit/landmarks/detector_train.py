@@ -47,7 +47,7 @@ def fill_bank(faces: Sequence[Face] | Iterator[Face], scenes: Sequence[Image]) -
         )
         canvas[: small.shape[0], : small.shape[1]] = small
         images.append(canvas)
-        boxes.append(detector_box(face.points) * np.float32(scale))
+        boxes.append(detector_box(face.points, face.weights) * np.float32(scale))
     empty = [cv2.resize(scene, (STORED, STORED), interpolation=cv2.INTER_AREA) for scene in scenes]
     rest = np.array(empty, np.uint8).reshape(-1, STORED, STORED, 3)
     return FaceBank(np.stack(images), np.stack(boxes).astype(np.float32), rest)

@@ -57,6 +57,13 @@ def test_boxes_lie_midway_and_widen_to_the_official_ones():
     assert intersection_over_union(box, true) > 0.7
 
 
+def test_unlabelled_points_do_not_widen_the_box():
+    face = next(render_faces(1, size=96))
+    points, weights = face.points.copy(), np.ones(106, np.float32)
+    points[50], weights[50] = 0, 0
+    assert np.allclose(detector_box(points, weights), detector_box(face.points))
+
+
 def test_intersection_over_union_by_hand():
     one, other = np.float32([0, 0, 2, 2]), np.float32([1, 1, 3, 3])
     assert intersection_over_union(one, other) == pytest.approx(1 / 7)
@@ -144,7 +151,8 @@ def test_the_shipped_weights_are_small():
 
 
 def test_the_shipped_detector_finds_the_astronaut_and_nothing_in_scenery():
-    data = pytest.importorskip("skimage.data")
+    from skimage import data
+
     detector = Detector()
     found = detector(data.astronaut())
     assert len(found.boxes) == 1
