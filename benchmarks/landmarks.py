@@ -28,7 +28,7 @@ from mmtoolkit.landmarks.data.images import encode_image, read_image
 from mmtoolkit.landmarks.detect import Detector, make_detector
 from mmtoolkit.landmarks.export import comparison_crops, export, milliseconds_per_face, onnx_session
 from mmtoolkit.landmarks.load import Landmarker, load_landmarker
-from mmtoolkit.landmarks.predict import find_faces, list_pictures, predict_pictures
+from mmtoolkit.landmarks.predict import core_count, find_faces, list_pictures, predict_pictures
 from mmtoolkit.landmarks.smooth import OneEuroFilter
 from mmtoolkit.landmarks.synthetic import render_faces
 
@@ -64,7 +64,7 @@ def choose_detector(image: np.ndarray) -> tuple[str, Detector]:
 
 def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -> list[tuple[str, str]]:
     """Compare reading a folder with its stages one after the other, on the cores there are."""
-    cores = len(os.sched_getaffinity(0))
+    cores = core_count()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(FOLDER):
@@ -80,7 +80,7 @@ def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -
         boxes = [np.append(face.box, 1).astype(np.float32)[None] for face in faces[:4]]
         stages["locate"] = milliseconds(lambda: find_faces(landmarker, batch, boxes), 20) / len(batch)
         start, spent, found, memory = time.perf_counter(), time.process_time(), 0, 0
-        for number, prediction in enumerate(predict_pictures(landmarker, pictures, detector, workers=cores)):
+        for number, prediction in enumerate(predict_pictures(landmarker, pictures, detector)):
             found += len(prediction.faces)
             if number == FOLDER // 5:
                 memory = peak_memory(landmarker.device)

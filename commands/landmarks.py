@@ -135,11 +135,11 @@ def _train(plan: "Plan[LandmarkSettings]", *, as_json: bool) -> None:
 
 @app.command("eval", epilog="Example: mmtk landmarks eval --data jd106_test --checkpoint runs/compact")
 def evaluate(
-    data: Data,
     predictions: Annotated[
         Path | None,
         typer.Argument(metavar="[PREDICTIONS]", help="Folder or zip of <picture>.txt, instead of a network."),
     ] = None,
+    data: Data = None,
     checkpoint: Weights = None,
     points_79: Annotated[
         bool, typer.Option("--79", help="Score the third challenge's 79 points.", rich_help_panel=options.RUN)
@@ -161,18 +161,24 @@ def evaluate(
     """Score a network or ready predictions by the challenge's protocol."""
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.landmarks.report import metric_table, part_table
-    from mmtoolkit.landmarks.tasks import score
+    from mmtoolkit.landmarks.tasks import data_name, score
 
-    if predictions and (checkpoint or flip):
-        raise UsageError("give PREDICTIONS or a network (--checkpoint, --flip), not both")
+    if predictions and (checkpoint or flip or device or passes != 1):
+        raise UsageError("give PREDICTIONS or a network (--checkpoint, --flip, --device, --passes), not both")
     source = predictions or open_landmarker(checkpoint, device, flip=flip)
     found, files = score(source, data, output=output, alpha=alpha, subset_79=points_79, passes=passes)
     written = [str(file) for file in files]
     if as_json:
         groups = {"groups": found.groups, "parts": found.parts, "offset": found.offset}
-        print_json("landmarks eval", data=str(data), metrics=found.metrics, **groups, files=written)
+        print_json(
+            "landmarks eval",
+            data=str(data or data_name(data)),
+            metrics=found.metrics,
+            **groups,
+            files=written,
+        )
         return
-    print_table(f"{data}: NME over sqrt(w h) of the true box", *metric_table(found))
+    print_table(f"{data or data_name(data)}: NME over sqrt(w h) of the true box", *metric_table(found))
     print_table("By part", *part_table(found))
     right, down = (100 * value for value in found.offset)
     typer.echo(f"Mean offset of the predictions: {right:+.2f} % to the right, {down:+.2f} % down")
@@ -190,7 +196,7 @@ def predict(
         list[Kind] | None,
         typer.Option("--format", help="What to write, may be repeated (default: json, overlay)."),
     ] = None,
-    detector: Finder = DetectorChoice.small,
+    detector: Finder = None,
     download: Download = False,
     box: Annotated[
         str | None, typer.Option(metavar="L,T,R,B", help="Box of the one face of a picture.")
@@ -199,6 +205,9 @@ def predict(
     passes: Annotated[int, typer.Option(help="Looks at each face of a picture.", min=1, max=3)] = 2,
     smooth: Annotated[bool, typer.Option(help="Steady the points of a video.")] = True,
     frames: Annotated[int, typer.Option(help="Stop a video after so many frames; 0: at its end.", min=0)] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads for pictures (default: the cores there are).", min=1)
+    ] = None,
     flip: Flip = False,
     device: Device = None,
     as_json: Json = False,
@@ -211,10 +220,15 @@ def predict(
     from mmtoolkit.landmarks.detect import make_detector
     from mmtoolkit.landmarks.tasks import parse_box, predict_source
 
+    if box is not None and (detector or download):
+        raise UsageError("give the --box or a --detector that finds it, not both")
     given = None if box is None else parse_box(box)
     landmarker = open_landmarker(checkpoint, device, flip=flip)
-    finder = None if box else make_detector(detector.value, landmarker.device.type, download=download)
-    found = predict_source(landmarker, source, finder, box=given, passes=passes, smooth=smooth, frames=frames)
+    name = (detector or DetectorChoice.small).value
+    finder = None if box else make_detector(name, landmarker.device.type, download=download)
+    found = predict_source(
+        landmarker, source, finder, box=given, passes=passes, smooth=smooth, frames=frames, workers=workers
+    )
     _write_predictions(found, output, [kind.value for kind in kinds or []], as_json=as_json)
 
 
@@ -265,7 +279,7 @@ def compare(
         Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Run, weights file, folder or zip.")
     ],
     second: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="What to compare it with.")],
-    data: Data,
+    data: Data = None,
     alpha: Annotated[float, typer.Option(help="NME of a failure.", min=1e-6)] = 0.08,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     device: Device = None,
@@ -278,12 +292,14 @@ def compare(
     start_output(quiet=quiet, verbose=verbose)
     from dataclasses import asdict
 
-    from mmtoolkit.landmarks.tasks import compare_sources
+    from mmtoolkit.landmarks.tasks import compare_sources, data_name
 
     sources = [open_landmarker(p, device) if _is_network(p) else p for p in (first, second)]
     found = compare_sources(sources[0], sources[1], data, alpha=alpha, seed=seed)
     if as_json:
-        print_json("landmarks compare", data=str(data), comparisons=[asdict(one) for one in found])
+        print_json(
+            "landmarks compare", data=str(data or data_name(data)), comparisons=[asdict(one) for one in found]
+        )
         return
     columns = ["metric", "first", "second", "second - first", "95 % interval", "p"]
     rows = [
@@ -291,7 +307,7 @@ def compare(
          f"{c.low:+.4f} to {c.high:+.4f}", f"{c.p:.4f}"]
         for c in found
     ]  # fmt: skip
-    print_table(f"{data}, paired bootstrap over faces", columns, rows)
+    print_table(f"{data or data_name(data)}, paired bootstrap over faces", columns, rows)
 
 
 def _is_network(path: Path) -> bool:

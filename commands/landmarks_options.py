@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 DATA = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
 Data = Annotated[
-    Path, typer.Option(metavar="SET", help=f"Labelled faces: {DATA}", rich_help_panel=options.CONFIGURATION)
+    Path | None,
+    typer.Option(
+        metavar="SET",
+        help=f"Labelled faces (default: 200 rendered ones): {DATA}",
+        rich_help_panel=options.CONFIGURATION,
+    ),
 ]
 Weights = Annotated[
     Path | None,
@@ -44,10 +49,11 @@ class DetectorChoice(StrEnum):
 
 
 Finder = Annotated[
-    DetectorChoice,
+    DetectorChoice | None,
     typer.Option(
         "--detector",
-        help="Finds the faces where no .rect file gives a box; `whole` takes the picture as the face.",
+        help="Finds the faces where no .rect file gives a box (default: small); "
+        "`whole` takes the picture as the face.",
         rich_help_panel=options.RUN,
     ),
 ]

@@ -100,7 +100,7 @@ def submit(
     data: Annotated[Path, typer.Option(metavar="FOLDER", help="Pictures, with their boxes in rect/.")],
     output: NewFile,
     checkpoint: Weights = None,
-    detector: Finder = DetectorChoice.small,
+    detector: Finder = None,
     download: Download = False,
     flip: Flip = False,
     device: Device = None,
@@ -115,7 +115,8 @@ def submit(
     from mmtoolkit.landmarks.tasks import submit as submit_engine
 
     landmarker = open_landmarker(checkpoint, device, flip=flip)
-    finder = make_detector(detector.value, landmarker.device.type, download=download)
+    name = (detector or DetectorChoice.small).value
+    finder = make_detector(name, landmarker.device.type, download=download)
     pictures = submit_engine(landmarker, data, output, finder)
     if as_json:
         print_json("landmarks submit", pictures=pictures, files=[str(output)])

@@ -33,8 +33,10 @@ def make_detector(name: str, device: str = "cpu", *, download: bool = False) -> 
         download: let face-alignment fetch weights that are not on this machine.
 
     Raises:
-        UsageError: if weights are missing, or onnxruntime for `scrfd`.
+        UsageError: if weights are missing, or onnxruntime for `scrfd`; if there is nothing to download.
     """
+    if download and name not in _FILES:
+        raise UsageError(f"--detector {name}: needs no --download")
     if name == "small":
         return _small()
     if name == "whole":

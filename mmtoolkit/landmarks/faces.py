@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,11 +68,11 @@ def training_crops(settings: LandmarkSettings, photos: list[Annotation]) -> Crop
     parts = []
     if photos:
         faces = (item.face() for item in photos)
-        parts.append(store_crops(_watch(faces, "reading", len(photos)), len(photos), model, rendered=False))
+        parts.append(store_crops(watch(faces, "reading", len(photos)), len(photos), model, rendered=False))
     if data.rendered:
         rendered = _render(data.rendered, model, settings.seed)
         parts.append(
-            store_crops(_watch(rendered, "rendering", data.rendered), data.rendered, model, rendered=True)
+            store_crops(watch(rendered, "rendering", data.rendered), data.rendered, model, rendered=True)
         )
     return join_crops(parts)
 
@@ -87,7 +87,8 @@ def validation_faces(settings: LandmarkSettings, held_out: list[Annotation]) -> 
     truths, crops, squares = [], [], []
     for number, face in enumerate(faces):
         square = square_boxes(face.box[None], settings.model.box_scale)
-        truths.append(held_out[number] if held_out else Annotation.of(face))
+        truth = held_out[number] if held_out else Annotation.of(face)
+        truths.append(replace(truth, name=f"{number}_{face.name}"))  # several sets may share names
         squares.append(square)
         crops.append(crop_squares(face.image, square, settings.model.size))
     return Validation(truths, np.concatenate(crops), np.concatenate(squares))
@@ -99,7 +100,8 @@ def _render(count: int, model: ModelSettings, seed: int) -> Iterator[Face]:
     return render_faces(count, RENDERED_SCALE * model.size, seed)
 
 
-def _watch(faces: Iterator[Face], what: str, count: int) -> Iterator[Face]:
+def watch(faces: Iterator[Face], what: str, count: int) -> Iterator[Face]:
+    """Show a progress bar while faces come."""
     with progress_bar(f"{what} faces", count) as advance:
         for face in faces:
             advance("")

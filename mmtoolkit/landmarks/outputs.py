@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +13,10 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.core.errors import DataError, InputError, UsageError
 from mmtoolkit.landmarks.data.face import Image, official_box
 from mmtoolkit.landmarks.data.images import encode_image
+from mmtoolkit.landmarks.data.read import unique_names
 from mmtoolkit.landmarks.data.text import read_points_txt, write_points_txt, write_pts
 from mmtoolkit.landmarks.data.write import new_folder
 from mmtoolkit.landmarks.points import NAMES, Points
@@ -53,6 +56,7 @@ class OutputFolder:
         Raises:
             UsageError: if the folder is not empty.
         """
+        self._was_there = folder.exists()
         self.folder = new_folder(folder)
         self.files: list[Path] = []
         self._writers: list[Callable[[Prediction], None]] = []
@@ -91,9 +95,14 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what is open."""
+        """Close what is open; where the input proved unusable, remove what was written."""
         for close in self._closers:
             close()
+        if isinstance(error, InputError):
+            for entry in [*self.folder.iterdir()]:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not self._was_there:
+                self.folder.rmdir()
 
 
 def _json(folder: OutputFolder) -> Callable[[Prediction], None]:
@@ -123,12 +132,13 @@ def _csv(folder: OutputFolder) -> Callable[[Prediction], None]:
 
 
 def _each(suffix: str, below: str, render: Callable[[Prediction, FoundFace], bytes]) -> Any:
-    """Make a writer of one file a face: `<picture><suffix>`, further faces `<picture>.1<suffix>`."""
+    """Make a writer of one file a face: `<picture><suffix>`, the others (by track) `<picture>.1<suffix>`."""
 
     def start(folder: OutputFolder) -> Callable[[Prediction], None]:
         def write(prediction: Prediction) -> None:
             for number, face in enumerate(prediction.faces):
-                middle = f".{number}" if number else ""
+                which = number if face.track < 0 else face.track
+                middle = f".{which}" if which else ""
                 path = folder.path(f"{below}/{prediction.name}{middle}{suffix}")
                 path.write_bytes(render(prediction, face))
 
@@ -213,19 +223,32 @@ def write_submission(predictions: Mapping[str, Points], names: Sequence[str], pa
 
     Raises:
         UsageError: if the file is there already or its name does not end in `.zip`.
-        DataError: if a picture has no prediction.
+        DataError: if a picture has no prediction, or two have the same name.
     """
-    if path.suffix != ".zip" or path.exists():
-        raise UsageError(f"--output {path}: name a new file that ends in .zip")
+    check_new_zip(path)
+    unique_names(names)
     missing = [name for name in names if name not in predictions]
     if missing:
-        raise DataError(f"{len(missing)} of {len(names)} pictures have no face, the first is {missing[0]}")
+        raise DataError(
+            f"{len(missing)} of {len(names)} pictures have no face, the first is {missing[0]}; "
+            "give them a .rect, or take --detector whole"
+        )
     temporary = path.with_name(f".{path.name}")
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             archive.writestr(f"{name}.txt", write_points_txt(predictions[name]))
     check_submission(temporary, names)
     temporary.replace(path)
+
+
+def check_new_zip(path: Path) -> None:
+    """See that a zip can be written.
+
+    Raises:
+        UsageError: if the file is there already, its folder is not, or its name does not end in `.zip`.
+    """
+    if path.suffix != ".zip" or path.exists() or not path.parent.is_dir():
+        raise UsageError(f"--output {path}: name a new file that ends in .zip, in a folder that is there")
 
 
 def check_submission(path: Path, names: Sequence[str]) -> None:
@@ -237,6 +260,9 @@ def check_submission(path: Path, names: Sequence[str]) -> None:
     if not zipfile.is_zipfile(path):
         raise DataError("not a zip", path=path)
     root = zipfile.Path(path)
+    twice = [name for name, count in Counter(root.root.namelist()).items() if count > 1]
+    if twice:
+        raise DataError(f"holds {twice[0]} twice", path=path)
     members = {entry.name: entry for entry in root.iterdir()}
     wanted = {f"{name}.txt" for name in names}
     for what, some in (("lacks", wanted - members.keys()), ("holds too much:", members.keys() - wanted)):

@@ -5,6 +5,7 @@ is in the network. Only the blocks in work are in memory, however many pictures 
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ import torch
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import text
-from mmtoolkit.landmarks.data.face import Boxes, Image, official_box
+from mmtoolkit.landmarks.data.face import Boxes, Image, intersection_over_union, official_box
 from mmtoolkit.landmarks.data.images import PICTURES, crop_squares, from_square, read_image, square_boxes
 from mmtoolkit.landmarks.detect import Detector
 from mmtoolkit.landmarks.load import Landmarker
 from mmtoolkit.landmarks.points import Points
 from mmtoolkit.landmarks.pose import head_pose
-from mmtoolkit.landmarks.smooth import Tracker
+from mmtoolkit.landmarks.smooth import OVERLAP, Tracker
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 """Suffixes of videos."""
@@ -94,11 +95,17 @@ def list_pictures(path: Path) -> list[Picture]:
     """
     if not path.exists():
         raise DataError(f"{path}: no such picture, folder or video")
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in PICTURES)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if _is_picture(f, path))
     if not files:
         raise DataError(f"no picture in it ({', '.join(PICTURES)})", path=path)
     root = path.parent if path.is_file() else path
     return [Picture(file.relative_to(root).as_posix(), file, _box_beside(file)) for file in files]
+
+
+def _is_picture(file: Path, root: Path) -> bool:
+    """Tell pictures by their suffix; what is hidden, or lies in something hidden below `root`, is none."""
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return file.suffix.lower() in PICTURES and not hidden
 
 
 def _box_beside(file: Path) -> Boxes | None:
@@ -152,7 +159,7 @@ def predict_pictures(
     *,
     passes: int = 2,
     batch_size: int = 4,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> Iterator[Prediction]:
     """Locate the points in pictures, in order.
 
@@ -163,16 +170,20 @@ def predict_pictures(
         passes: see :func:`find_faces`.
         batch_size: pictures whose faces go through the network at once; as many are in memory for each
             worker, and larger ones are hardly quicker.
-        workers: threads, each of which reads, detects and locates whole blocks.
+        workers: threads, each of which reads, detects and locates whole blocks; None: as many as there are
+            cores.
 
     Raises:
-        DataError: if a file is no picture.
+        DataError: if a file is no picture, or its box lies beside it.
         UsageError: if a picture has no box and there is no detector.
     """
 
     def prepare(picture: Picture) -> tuple[str, Image, Boxes]:
         image = read_image(picture.path)
         if picture.box is not None:
+            height, width = image.shape[:2]
+            if (picture.box[:2] >= [width, height]).any() or (picture.box[2:] <= 0).any():
+                raise DataError(f"its box lies beside the picture of {width} x {height}", path=picture.path)
             return picture.name, image, np.append(picture.box, 1).astype(np.float32)[None]
         if detector is None:
             raise UsageError(f"{picture.path}: no .rect file gives its box; choose a --detector")
@@ -184,8 +195,14 @@ def predict_pictures(
         return [Prediction(*one) for one in zip(names, images, found, strict=True)]
 
     blocks = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+    workers = workers or core_count()
     for predictions in read_ahead(locate, blocks, workers, ahead=workers + 1):
         yield from predictions
+
+
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_ahead(
@@ -245,8 +262,8 @@ def predict_video(
 ) -> Iterator[Prediction]:
     """Locate and follow the faces of a video.
 
-    Between detections, a face is looked for in the box of its last points; one whose points have become
-    unsure is dropped and looked for anew.
+    Between detections, and where a detection misses it, a face is looked for in the box of its last points;
+    one whose points have become unsure is dropped and looked for anew.
 
     Args:
         landmarker: the network.
@@ -259,7 +276,7 @@ def predict_video(
     for number, (rate, image) in enumerate(frames):
         tracker.rate = rate
         fresh = number % detect_every == 0 or not len(known)
-        boxes = detector(image) if fresh else known
+        boxes = join_boxes(detector(image), known) if fresh else known
         passes = 2 if fresh else 1
         faces = [f for f in find_faces(landmarker, [image], [boxes], passes)[0] if f.scores.mean() > SURE]
         raw = np.stack([f.points for f in faces]) if faces else np.empty((0, 106, 2), np.float32)
@@ -271,3 +288,11 @@ def predict_video(
             for face, one, track in zip(faces, points, numbers, strict=True)
         ]
         yield Prediction(f"{number:06d}", image, followed, rate)
+
+
+def join_boxes(found: Boxes, known: Boxes) -> Boxes:
+    """Add the known boxes `(n, 5)` that overlap none of the found ones `(m, 5)`."""
+    missed = [
+        box for box in known if all(intersection_over_union(box[:4], one[:4]) < OVERLAP for one in found)
+    ]
+    return np.concatenate([found, np.array(missed, np.float32).reshape(-1, 5)])

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from mmtoolkit.landmarks.data.face import Boxes, enclosing_box, intersection_over_union
 from mmtoolkit.landmarks.points import Points
 
+OVERLAP = 0.3
+"""Least intersection over union of two boxes of the same face."""
+
 
 @dataclass
 class OneEuroFilter:
@@ -63,7 +66,7 @@ class Tracker:
 
     rate: float = 30.0
     smooth: bool = True
-    overlap: float = 0.3
+    overlap: float = OVERLAP
     _faces: dict[int, tuple[Boxes, OneEuroFilter]] = field(default_factory=dict, repr=False)
     _next: int = 0
 

@@ -1,20 +1,26 @@
 """What the commands do, as plain functions: predict, score, compare, submit."""
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
-from mmtoolkit.landmarks.data.face import Boxes
+from mmtoolkit.landmarks.config import LandmarkSettings
+from mmtoolkit.landmarks.data.face import Boxes, Image
 from mmtoolkit.landmarks.data.images import encode_image
-from mmtoolkit.landmarks.data.read import Annotation, read_annotations
-from mmtoolkit.landmarks.data.write import new_folder
-from mmtoolkit.landmarks.detect import Detector
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
+from mmtoolkit.landmarks.data.write import check_new, whole_folder, write_jd
+from mmtoolkit.landmarks.detect import Detector, whole_picture
 from mmtoolkit.landmarks.evaluate import ALPHA, Comparison, Evaluation, compare, evaluate, read_predictions
+from mmtoolkit.landmarks.faces import VALIDATION_SEED, watch
 from mmtoolkit.landmarks.load import Landmarker
-from mmtoolkit.landmarks.outputs import write_submission
+from mmtoolkit.landmarks.outputs import check_new_zip, write_submission
 from mmtoolkit.landmarks.points import Points
 from mmtoolkit.landmarks.predict import (
     VIDEOS,
@@ -27,6 +33,7 @@ from mmtoolkit.landmarks.predict import (
     read_video,
 )
 from mmtoolkit.landmarks.report import draw_worst, plot_ced
+from mmtoolkit.landmarks.synthetic import render_faces
 
 
 def predict_faces(
@@ -68,7 +75,7 @@ def predictions_of(
 
 def score(
     source: Landmarker | Path,
-    data: Path,
+    data: Path | None = None,
     *,
     output: Path | None = None,
     alpha: float = ALPHA,
@@ -79,7 +86,7 @@ def score(
 
     Args:
         source: a network, or a folder or zip of predictions.
-        data: data set, see :func:`mmtoolkit.landmarks.data.read.read_annotations`.
+        data: data set, see :func:`labelled_faces`.
         output: new folder for the CED plot, the worst faces and the error of each face; None writes nothing.
         alpha: NME of a failure.
         subset_79: score only the third challenge's points.
@@ -87,63 +94,126 @@ def score(
 
     Returns:
         The figures, and the files written.
-    """
-    truths = unique_names(read_annotations(data))
-    folder = None if output is None else new_folder(output)
-    predictions = predictions_of(source, truths, passes)
-    evaluation = evaluate(truths, predictions, alpha=alpha, subset_79=subset_79)
-    if folder is None:
-        return evaluation, []
-    worst = folder / "worst.jpg"
-    worst.write_bytes(encode_image(draw_worst(truths, predictions, evaluation)))
-    errors = folder / "errors.csv"
-    rows = [f"{name},{error:.6f}" for name, error in zip(evaluation.names, evaluation.errors, strict=True)]
-    errors.write_text("\n".join(["name,nme", *rows]) + "\n", encoding="utf-8")
-    return evaluation, [plot_ced({data.name: evaluation.errors}, folder / "ced.png", alpha), worst, errors]
-
-
-def unique_names(truths: list[Annotation]) -> list[Annotation]:
-    """Refuse a data set in which two pictures share a name, as predictions go by it.
 
     Raises:
-        DataError: naming the first.
+        DataError: if data or predictions cannot be used; nothing is written then.
+        UsageError: if the output folder is not empty, or ready predictions come without their data set.
     """
-    seen: set[str] = set()
-    for truth in truths:
-        if truth.name in seen:
-            raise DataError(f"two pictures are called {truth.name}; score their folders one by one")
-        seen.add(truth.name)
-    return truths
+    _check_scoring(source, data, alpha)
+    if output is not None:
+        check_new(output)
+    with labelled_faces(data) as truths:
+        predictions = predictions_of(source, truths, passes)
+        evaluation = evaluate(truths, predictions, alpha=alpha, subset_79=subset_79)
+        if output is None:
+            return evaluation, []
+        with whole_folder(output) as folder:
+            worst = encode_image(draw_worst(truths, predictions, evaluation))
+            (folder / "worst.jpg").write_bytes(worst)
+            errors = zip(evaluation.names, evaluation.errors, strict=True)
+            rows = ["name,nme", *(f"{name},{error:.6f}" for name, error in errors)]
+            (folder / "errors.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+            plot_ced({data_name(data): evaluation.errors}, folder / "ced.png", alpha)
+    return evaluation, [output / name for name in ("ced.png", "worst.jpg", "errors.csv")]
+
+
+def _check_scoring(source: Landmarker | Path, data: Path | None, alpha: float) -> None:
+    if not math.isfinite(alpha):
+        raise UsageError(f"--alpha {alpha}: write an NME, as in --alpha 0.08")
+    if data is None and not isinstance(source, Landmarker):
+        raise UsageError(f"{source}: name the --data that these predictions are of")
+
+
+@contextmanager
+def labelled_faces(data: Path | None) -> Iterator[list[Annotation]]:
+    """Read a data set to score on; None renders one, the same every time and none that training sees.
+
+    Raises:
+        DataError: if it cannot be used, or pictures share a name, as predictions go by it.
+    """
+    if data is not None:
+        truths = read_annotations(data)
+        unique_names(truth.name for truth in truths)
+        yield truths
+        return
+    settings = LandmarkSettings()
+    count, seed = settings.data.rendered_validation, settings.seed + VALIDATION_SEED
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "rendered"
+        write_jd(folder, watch(render_faces(count, seed=seed), "rendering", count))
+        yield read_annotations(folder)
+
+
+def data_name(data: Path | None) -> str:
+    """Name the data set in tables and plots."""
+    return "rendered validation faces" if data is None else data.name
 
 
 def compare_sources(
-    first: Landmarker | Path, second: Landmarker | Path, data: Path, *, alpha: float = ALPHA, seed: int = 0
+    first: Landmarker | Path,
+    second: Landmarker | Path,
+    data: Path | None = None,
+    *,
+    alpha: float = ALPHA,
+    seed: int = 0,
 ) -> list[Comparison]:
-    """Compare two networks or sets of predictions on a data set by a paired bootstrap."""
-    truths = unique_names(read_annotations(data))
-    errors = [
-        evaluate(truths, predictions_of(source, truths), alpha=alpha).errors for source in (first, second)
-    ]
+    """Compare two networks or sets of predictions on a data set by a paired bootstrap.
+
+    Args:
+        first: a network, or a folder or zip of predictions.
+        second: likewise.
+        data: see :func:`labelled_faces`.
+        alpha: NME of a failure.
+        seed: of the bootstrap.
+    """
+    sources = (first, second)
+    for source in sources:
+        _check_scoring(source, data, alpha)
+    with labelled_faces(data) as truths:
+        errors = [evaluate(truths, predictions_of(source, truths), alpha=alpha).errors for source in sources]
     return compare(errors[0], errors[1], alpha=alpha, seed=seed)
 
 
 def submit(landmarker: Landmarker, data: Path, output: Path, detector: Detector | None) -> int:
     """Predict a test set (`picture/` and `rect/`) and write the zip to hand in.
 
+    A picture in which no face is found is taken as a face itself: the protocol wants points for each.
+
     Returns:
         The number of pictures.
+
+    Raises:
+        UsageError: if the zip cannot be written.
+        DataError: if a picture cannot be read, or two share a name, as the zip goes by it.
     """
-    if output.suffix != ".zip" or output.exists():
-        raise UsageError(f"--output {output}: name a new file that ends in .zip")
+    check_new_zip(output)
     pictures = list_pictures(data)
+    names = [picture.path.name for picture in pictures]
+    unique_names(names)
     found: dict[str, Points] = {}
+    whole = []
+    finder = None if detector is None else _or_whole(detector)
     with progress_bar("pictures", len(pictures)) as advance:
-        for prediction in predict_pictures(landmarker, pictures, detector):
-            if prediction.faces:
-                found[Path(prediction.name).name] = prediction.faces[0].points
+        for prediction in predict_pictures(landmarker, pictures, finder):
+            face, name = prediction.faces[0], Path(prediction.name).name
+            found[name] = face.points
+            if face.box_score == 0:
+                whole.append(name)
             advance("")
-    write_submission(found, [picture.path.name for picture in pictures], output)
+    if whole:
+        logger.warning("no face found in %d pictures, taken whole; the first is %s", len(whole), whole[0])
+    write_submission(found, names, output)
     return len(pictures)
+
+
+def _or_whole(detector: Detector) -> Detector:
+    """Take the picture itself as the face, with a score of 0, where a detector finds none."""
+
+    def detect(image: Image) -> Boxes:
+        boxes = detector(image)
+        return boxes if len(boxes) else (whole_picture(image) * [1, 1, 1, 1, 0]).astype(np.float32)
+
+    return detect
 
 
 def predict_source(
@@ -155,6 +225,7 @@ def predict_source(
     passes: int = 2,
     smooth: bool = True,
     frames: int = 0,
+    workers: int | None = None,
 ) -> Iterator[Prediction]:
     """Locate faces in whatever the user named.
 
@@ -166,14 +237,16 @@ def predict_source(
         passes: see :func:`mmtoolkit.landmarks.predict.find_faces`.
         smooth: filter the points of a video.
         frames: stop a video after so many; 0: at its end.
+        workers: threads for pictures; None: as many as there are cores.
 
     Raises:
-        UsageError: if a box is given for something else than one picture.
+        UsageError: if an option goes with another kind of source.
         DataError: if there is no such source.
     """
     path = Path(source)
-    is_video = source.isdecimal() or path.suffix.lower() in VIDEOS
-    if is_video:
+    if is_video(source):
+        if passes != 2 or workers is not None:
+            raise UsageError("--passes and --workers go with pictures, not with a video")
         if box is not None or detector is None:
             raise UsageError("--box goes with one picture; a video needs a --detector")
         if not source.isdecimal() and not path.is_file():
@@ -181,15 +254,22 @@ def predict_source(
         stream = read_video(int(source) if source.isdecimal() else path, frames)
         yield from predict_video(landmarker, stream, detector, smooth=smooth)
         return
+    if frames or not smooth:
+        raise UsageError("--frames and --no-smooth go with a video or camera")
     pictures = list_pictures(path)
     if box is not None:
         if not path.is_file():
             raise UsageError("--box goes with one picture")
         pictures = [type(one)(one.name, one.path, box) for one in pictures]
     with progress_bar("pictures", len(pictures)) as advance:
-        for prediction in predict_pictures(landmarker, pictures, detector, passes=passes):
+        for prediction in predict_pictures(landmarker, pictures, detector, passes=passes, workers=workers):
             advance(f"{len(prediction.faces)} faces")
             yield prediction
+
+
+def is_video(source: str) -> bool:
+    """Tell a video file or the number of a camera from pictures."""
+    return source.isdecimal() or Path(source).suffix.lower() in VIDEOS
 
 
 def parse_box(given: str) -> Boxes:

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import threading
+import zipfile
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import official_box, read_annotations
-from mmtoolkit.landmarks.data.text import read_points_txt
+from mmtoolkit.landmarks.data.text import read_points_txt, write_points_txt
 from mmtoolkit.landmarks.detect import boxes_of_faces, make_detector, whole_picture
 from mmtoolkit.landmarks.evaluate import evaluate
 from mmtoolkit.landmarks.load import load_landmarker
@@ -23,7 +24,9 @@ from mmtoolkit.landmarks.outputs import (
 )
 from mmtoolkit.landmarks.points import Points
 from mmtoolkit.landmarks.predict import (
+    Prediction,
     find_faces,
+    join_boxes,
     list_pictures,
     predict_pictures,
     predict_video,
@@ -182,6 +185,10 @@ def test_submissions_are_checked(tmp_path, shape: Points):
         check_submission(path, ["a.jpg"])
     with pytest.raises(UsageError, match="new file"):
         write_submission({"a.jpg": shape}, ["a.jpg"], path)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a.jpg.txt", write_points_txt(shape))
+    with pytest.raises(DataError, match=r"holds a\.jpg\.txt twice"):
+        check_submission(path, ["a.jpg", "b.jpg"])
 
 
 def jitter(frames):
@@ -248,6 +255,43 @@ def test_a_video_is_followed_and_drawn(landmarker, faces, tmp_path):
     assert len(list(read_video(path, limit=5))) == 5
     with pytest.raises(DataError, match="cannot be opened"):
         list(read_video(tmp_path / "nowhere.mp4"))
+
+
+def test_a_missed_detection_neither_drops_nor_renumbers_a_face(landmarker, faces):
+    face, calls = faces[0], []
+
+    def detector(_):
+        calls.append(1)
+        found = np.append(face.box, 1).astype(np.float32)[None]
+        return found if len(calls) != 2 else found[:0]
+
+    frames = [(25.0, face.image)] * 6
+    found = list(predict_video(landmarker, frames, detector, detect_every=3))
+    assert len(calls) == 2
+    assert [[f.track for f in p.faces] for p in found] == [[0]] * 6
+
+
+def test_known_boxes_join_where_no_detection_overlaps():
+    known = np.float32([[0, 0, 10, 10, 0.5], [50, 50, 60, 60, 0.5]])
+    found = np.float32([[1, 1, 11, 11, 0.9]])
+    np.testing.assert_array_equal(join_boxes(found, known), np.stack([found[0], known[1]]))
+    np.testing.assert_array_equal(join_boxes(found, known[:0]), found)
+    np.testing.assert_array_equal(join_boxes(found[:0], known), known)
+
+
+def test_files_of_a_video_are_named_by_track(landmarker, faces, tmp_path):
+    ((face,),) = find_faces(landmarker, [faces[0].image], [np.append(faces[0].box, 1)[None]])
+    tracked = [dataclasses.replace(face, track=track) for track in (2, 0)]
+    with OutputFolder(tmp_path / "out", ["txt"]) as folder:
+        folder.write(Prediction("000007", faces[0].image, tracked, 25.0))
+    assert sorted(f.name for f in (tmp_path / "out/txt").iterdir()) == ["000007.2.txt", "000007.txt"]
+
+
+def test_hidden_files_are_no_pictures(faces, tmp_path):
+    for name in ("a.png", "._a.png", ".hidden/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), faces[0].image)
+    assert [p.name for p in list_pictures(tmp_path)] == ["a.png"]
 
 
 def test_detectors_without_weights_say_so(monkeypatch, tmp_path):
