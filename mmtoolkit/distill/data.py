@@ -239,6 +239,8 @@ def _read_tars(paths: Sequence[Path], condition: str) -> Pictures:
                     stem, _, suffix = name.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
                     grouped.setdefault(key, {})[f".{suffix.lower()}"] = (member.offset_data, member.size)
+            if _tar_bytes(path, (tar.offset, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"not an uncompressed tar: {error}", path=path) from None
         samples += [(path, key, parts) for key, parts in grouped.items() if SUFFIXES & parts.keys()]
@@ -263,9 +265,12 @@ def _tar_text(sample: tuple[Path, str, dict[str, tuple[int, int]]], suffix: str)
     if suffix not in parts:
         raise DataError(f"sample '{key}' has no {suffix}, others have", path=path)
     try:
-        return _tar_bytes(path, parts[suffix]).decode("utf-8").strip()
+        text = _tar_bytes(path, parts[suffix]).decode("utf-8").strip()
     except UnicodeDecodeError:
         raise DataError(f"{key}{suffix} is not UTF-8 text", path=path) from None
+    if not text:
+        raise DataError(f"{key}{suffix} is empty", path=path)
+    return text
 
 
 def _tar_bytes(path: Path, place: tuple[int, int]) -> bytes:

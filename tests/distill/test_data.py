@@ -76,17 +76,19 @@ def test_webdataset_shards(tmp_path):
     assert load_images(found, 8)[1, :, 0, 0].tolist() == [0, 255, 0]
 
 
-def test_a_tar_that_was_cut_or_is_no_text(tmp_path):
-    content = b"gr\xfcn"
+@pytest.mark.parametrize(("content", "problem"), [(b"gr\xfcn", "is not UTF-8 text"), (b" \n", "is empty")])
+@pytest.mark.parametrize("cut", [512 * 3 + 1, 512 * 2, 512 * 2 + 100])
+def test_a_tar_that_was_cut_or_is_no_text(content, problem, cut, tmp_path):
+    """Cut in a file, between two, and in the head of one."""
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name in ("a.png", "a.txt"):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text"):
+    with pytest.raises(DataError, match=rf"a\.txt {problem}"):
         opened(tmp_path / "x.tar")
     whole = (tmp_path / "x.tar").read_bytes()
-    (tmp_path / "x.tar").write_bytes(whole[: 512 * 3 + 1])
+    (tmp_path / "x.tar").write_bytes(whole[:cut])
     with pytest.raises(DataError, match="unexpected end of data"):
         opened(tmp_path / "x.tar")
 
