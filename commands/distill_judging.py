@@ -53,6 +53,13 @@ def compare(
             "--rule", help="lcm, pcm, tcd, tdd or tdd-coupled; may be repeated (default: the first four)."
         ),
     ] = None,
+    take: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE=RUN",
+            help="Judge a run that is there as that rule instead of training one; may be repeated.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Students of each rule.")] = 1,
     data: Data = None,
     base: Base = None,
@@ -71,7 +78,7 @@ def compare(
 
     flags = flags_of(data, base, seed, device)
     plan = make_plan(config or default_preset(resume), assignments, flags, resume, output)
-    found = engine.compare(plan.resolved, plan.run, rules or engine.ALL, seeds)
+    found = engine.compare(plan.resolved, plan.run, rules or engine.ALL, seeds, take or [])
     path = plan.run.path
     if as_json:
         files = [str(path / name) for name in ("report.html", "results.json", "tables.md")]

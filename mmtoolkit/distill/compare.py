@@ -1,5 +1,6 @@
 """Train LCM, PCM, TCD and TDD at an equal budget from one teacher, and put them side by side."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmtoolkit.core.config import Layer, Resolved, did_you_mean, flatten, nested, resolve
+from mmtoolkit.core.checkpoint import LAST, find_checkpoint
+from mmtoolkit.core.config import Layer, Resolved, config_layer, did_you_mean, flatten, nested, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import logger
@@ -24,7 +26,7 @@ from mmtoolkit.distill.evaluate import (
     teacher_table,
 )
 from mmtoolkit.distill.generate import save_grid
-from mmtoolkit.distill.setup import restore, set_up
+from mmtoolkit.distill.setup import Training, restore, set_up
 from mmtoolkit.distill.targets import RULES
 from mmtoolkit.distill.train import train
 
@@ -51,8 +53,22 @@ class Comparison:
     teacher: dict[float, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A student to judge: one of the comparison's own, or a run that is there already."""
+
+    rule: str
+    settings: DistillSettings
+    run: RunDirectory
+    taken: bool
+
+
 def compare(
-    resolved: Resolved[DistillSettings], run: RunDirectory, rules: Sequence[str], seeds: int
+    resolved: Resolved[DistillSettings],
+    run: RunDirectory,
+    rules: Sequence[str],
+    seeds: int,
+    take: Sequence[str] = (),
 ) -> Comparison:
     """Train (or take, where it is there already) one student for each rule and seed, and judge all alike.
 
@@ -61,49 +77,80 @@ def compare(
         run: folder of the comparison; students go below it, as `tdd-s0`. A stopped comparison continues.
         rules: some of lcm, pcm, tcd, tdd, tdd-coupled.
         seeds: students of each rule, with seeds from the settings' own upwards.
+        take: runs of `distill train` as `RULE=RUN`; a rule that has some is taken from them alone.
 
     Raises:
-        UsageError: if a rule is unknown or named twice.
+        UsageError: if a rule is unknown or named twice, or a run is of another rule, teacher or w.
+        CheckpointError: if there is no such run.
     """
     if unknown := [rule for rule in rules if rule not in VARIANTS]:
         near = did_you_mean(unknown[0], list(VARIANTS))
         raise UsageError(f"--rule: no rule '{unknown[0]}'{near} (known: {', '.join(VARIANTS)})")
     if len(set(rules)) < len(rules) or not rules:
         raise UsageError("--rule: name each rule once")
+    entries = [_taken(text, resolved.settings) for text in take]
+    there = {entry.rule for entry in entries}
+    if len({(entry.rule, entry.settings.seed) for entry in entries}) < len(entries):
+        raise UsageError("--take: two runs of one rule have the same seed; take one of them")
+    rules = [*rules, *sorted(there - set(rules))]
     first = resolved.settings.seed
+    for seed, rule in itertools.product(range(first, first + seeds), rules):
+        entries += [] if rule in there else [_entry(resolved, run.path, rule, seed)]
     scores: dict[str, dict[int, list[Cell]]] = {rule: {} for rule in rules}
     bench: Bench | None = None
     teacher: dict[float, dict[str, float]] = {}
     run.start()
-    for seed in range(first, first + seeds):
-        for rule in rules:
-            settings, student = _student(resolved, run.path, rule, seed)
-            training = set_up(settings, student)
-            restore(training, student)
-            bench = bench or make_bench(training, run.path / FEATURES_FILE)
-            found = judge(training, bench)
-            scores[rule][seed], teacher = found.cells, found.teacher
-            pictures = torch.cat(list(found.pictures.values()))
-            save_grid(pictures, len(next(iter(found.pictures.values()))), run.path / f"{rule}-s{seed}.png")
-            result = Comparison(scores, teacher)
-            _write(run, result, settings)
+    for entry in entries:
+        training = _open(entry)
+        bench = bench or make_bench(training, run.path / FEATURES_FILE)
+        found = judge(training, bench)
+        seed = entry.settings.seed
+        scores[entry.rule][seed], teacher = found.cells, found.teacher
+        pictures = torch.cat(list(found.pictures.values()))
+        columns = len(next(iter(found.pictures.values())))
+        save_grid(pictures, columns, run.path / f"{entry.rule}-s{seed}.png")
+        _write(run, Comparison(scores, teacher), resolved.settings, take)
     return Comparison(scores, teacher)
 
 
-def _student(
-    resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int
-) -> tuple[DistillSettings, RunDirectory]:
-    """Train the student of a rule and seed, or finish or take the one that is there."""
+def _taken(text: str, asked: DistillSettings) -> Entry:
+    """Find the run behind `RULE=RUN` and check that it can stand beside the others."""
+    rule, _, name = text.partition("=")
+    if rule not in VARIANTS or not name:
+        raise UsageError(f"--take {text}: write RULE=RUN, with one of {', '.join(VARIANTS)}")
+    run = RunDirectory.open(Path(name))
+    find_checkpoint(run.checkpoints)
+    own = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
+    shared = ("model.family", "model.base", "model.layout", "model.embedded_guidance", "targets.guidance")
+    wanted = {key: value for key, value in flatten(asked.model_dump(mode="json")) if key in shared}
+    wanted |= {f"targets.{key}": value for key, value in VARIANTS[rule].items()}
+    for key, value in flatten(own.model_dump(mode="json")):
+        if key in wanted and value != wanted[key]:
+            raise UsageError(f"--take {text}: has {key} {value}, but this comparison needs {wanted[key]}")
+    judged = {"device": asked.device, "evaluate": asked.evaluate, "data": asked.data}
+    return Entry(rule, own.model_copy(update=judged), run, taken=True)
+
+
+def _open(entry: Entry) -> Training:
+    """Load a student; those of the comparison itself are trained or finished where they are not."""
+    if not entry.taken and not entry.run.results_path.is_file():
+        logger.info("training %s with seed %d", entry.rule, entry.settings.seed)
+        train(entry.settings, entry.run, resume=(entry.run.checkpoints / LAST).exists())
+    student = RunDirectory.open(entry.run.path)
+    training = set_up(entry.settings, student)
+    restore(training, student)
+    return training
+
+
+def _entry(resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int) -> Entry:
+    """Plan the student of a rule and seed, or find the one that is there."""
     values = {"targets": VARIANTS[rule], "seed": seed}
     layers = [Layer(source, nested(name, value)) for name, value, source in _given(resolved)]
     own = resolve(DistillSettings, [*layers, Layer("compare", values)])
     folder = path / f"{rule}-s{seed}"
-    there = (folder / "checkpoints" / "last").exists()
+    there = (folder / "checkpoints" / LAST).exists()
     student = RunDirectory.open(folder) if there else RunDirectory(folder, own.to_yaml())
-    if not student.path.joinpath("results.json").is_file():
-        logger.info("training %s with seed %d", rule, seed)
-        train(own.settings, student, resume=there)
-    return own.settings, RunDirectory.open(folder)
+    return Entry(rule, own.settings, student, taken=False)
 
 
 def _given(resolved: Resolved[DistillSettings]) -> list[tuple[str, object, str]]:
@@ -139,7 +186,7 @@ def _mean(values: np.ndarray) -> str:
     return f"{values.mean():.4f}{spread}"
 
 
-def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings) -> None:
+def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings, take: Sequence[str]) -> None:
     """Write results.json, curves and report.html of what there is so far."""
     dumped = {
         rule: {seed: [vars(cell) for cell in cells] for seed, cells in seeds.items()}
@@ -153,6 +200,7 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings)
     curves = [_curve(run.path, comparison, metric) for metric in metrics]
     curves += [_guidance_curve(run.path, comparison, steps) for steps in settings.evaluate.steps]
     facts = {"students": f"{settings.train.steps} steps of {settings.train.batch_size}, one teacher"}
+    facts |= {"taken as they are": ", ".join(take)} if take else {}
     write_report(
         run.path / "report.html",
         "distill compare",

@@ -162,9 +162,37 @@ def test_compare_trains_all_rules_and_continues(runs, npz, features, mmtk, tmp_p
         metrics["tdd,fid@2,eta=0,guidance=2"]
     )
     assert (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes() == before
+    taking = [*arguments[:8], *small, "--rule", "tdd", "--json", "-o", tmp_path / "t"]
+    taken = mmtk(*taking, "--take", f"tdd={tmp_path / 'c' / 'tdd-s0'}")
+    assert taken.exit_code == 0, taken.output
+    assert json.loads(taken.stdout)["metrics"]["tdd,fid@2,eta=0,guidance=2"] == pytest.approx(
+        metrics["tdd,fid@2,eta=0,guidance=2"]
+    )
+    assert not (tmp_path / "t" / "tdd-s0").exists()
     refused = mmtk("distill", "compare", "-c", "tiny", "--rule", "tddd", "-o", tmp_path / "d")
     assert refused.exit_code == 2
     assert "--rule: no rule 'tddd'; did you mean 'tdd'?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("take", "changes", "message"),
+    [
+        ("tdd={run}", ["targets.guidance=2"], "has targets.guidance"),
+        ("tdd={run}", ["model.base=shapes"], "has model.base"),
+        ("lcm={run}", [], "has targets.rule tdd, but this comparison needs lcm"),
+        ("tdd={run}/checkpoints", [], "not the folder of a run"),
+        ("tddd={run}", [], "write RULE=RUN"),
+        ("tdd", [], "write RULE=RUN"),
+    ],
+)
+def test_compare_refuses_to_take_what_cannot_be_compared(take, changes, message, runs, npz, mmtk, tmp_path):
+    folder, _ = runs
+    arguments = ["distill", "compare", "-c", "tiny", "--data", npz, "-s", f"model.base={folder / 'teach'}"]
+    arguments += ["--take", take.format(run=folder / "train"), "-o", tmp_path / "x"]
+    refused = mmtk(*arguments, *(word for change in changes for word in ("-s", change)))
+    assert refused.exit_code == 2, refused.output
+    assert message in refused.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_dry_run_writes_nothing(runs, npz, mmtk, tmp_path):
