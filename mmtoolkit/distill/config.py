@@ -35,7 +35,11 @@ RESUMABLE = (
     "evaluate.clip",
     "evaluate.batch_size",
 )
-"""Settings that may change when a run is resumed: they do not change what a step computes."""
+"""Settings that may change when a run is resumed: they do not change what a step computes.
+
+With a cooldown the number of steps does, as it says when the rate begins to fall: a run that is made longer
+then differs from one that was longer from the beginning.
+"""
 
 
 class DataSettings(Settings):

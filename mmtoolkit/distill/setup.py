@@ -1,5 +1,7 @@
 """What training holds, made from the settings, and its checkpoints."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from mmtoolkit.core.checkpoint import (
     save_checkpoint,
 )
 from mmtoolkit.core.device import make_accelerator, resolve_device, seed_everything
-from mmtoolkit.core.errors import ConfigError
+from mmtoolkit.core.errors import CheckpointError, ConfigError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
@@ -79,7 +81,7 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
         optimizer=_optimizer(settings, list(parameters.values())),
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"),
         average=Average(parameters, settings.train.ema),
-        meta={"engine": "distill train", "facts": facts, **meta},
+        meta={"engine": "distill train", "facts": facts, "texts": fingerprint(examples), **meta},
     )
     parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
     denoiser.network = accelerator.prepare_model(denoiser.network)
@@ -165,6 +167,24 @@ def save(training: Training, run: RunDirectory) -> None:
     }
     checkpoint = Checkpoint(training.average.values, state, training.meta)
     save_checkpoint(run.checkpoints, training.step, checkpoint)
+
+
+def fingerprint(examples: Examples) -> str:
+    """Return sixteen characters that tell the texts of all examples, in order, from others."""
+    texts = examples.texts(torch.arange(len(examples)))
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
+def check_data(examples: Examples, run: RunDirectory) -> None:
+    """Refuse to train on with other data than the run's last checkpoint saw, where it says which they were.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or its examples had other texts.
+    """
+    path = find_checkpoint(run.checkpoints)
+    found = load_checkpoint(path, state=False).meta.get("texts")
+    if found not in (None, fingerprint(examples)):
+        raise CheckpointError(f"{path}: trained on other pictures or texts; give its own data with --data")
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from mmtoolkit.distill.loop import (
 )
 from mmtoolkit.distill.model import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
 from mmtoolkit.distill.pixel import PixelDenoiser, PixelNetwork, PixelSpec, save_pixel, with_size
+from mmtoolkit.distill.setup import check_data, fingerprint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -90,6 +91,7 @@ def teach(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
     """
     teaching = set_up(settings)
     if resume:
+        check_data(teaching.examples, run)
         restore(teaching, run)
     if teaching.accelerator.is_main_process:
         run.start()
@@ -114,7 +116,8 @@ def set_up(settings: DistillSettings) -> Teaching:
     pictures = open_pictures(settings.data)
     size = with_size(settings.network, settings.data.size or pictures.size or DEFAULT_SIZE)
     spec = PixelSpec.of(pictures, settings.network, size)
-    examples = PixelExamples(load_images(pictures, size), spec.tokens(pictures.texts), settings.data.flip)
+    images, tokens = load_images(pictures, size), spec.tokens(pictures.texts)
+    examples = PixelExamples(images, tokens, settings.data.flip, pictures.texts)
     denoiser = PixelDenoiser(PixelNetwork(spec), spec, accelerator.device)
     parameters = denoiser.trainable()
     optimizer = torch.optim.AdamW(
@@ -224,7 +227,11 @@ def save(teaching: Teaching, run: RunDirectory) -> None:
         "scaler": teaching.scaler.state_dict(),
         "losses": teaching.losses[-100:],
     }
-    meta = {"engine": "distill teach", "spec": teaching.denoiser.spec.to_json()}
+    meta = {
+        "engine": "distill teach",
+        "spec": teaching.denoiser.spec.to_json(),
+        "texts": fingerprint(teaching.examples),
+    }
     save_checkpoint(run.checkpoints, teaching.step, Checkpoint(teaching.average.values, state, meta))
 
 

@@ -19,7 +19,7 @@ from mmtoolkit.distill.loop import batch_rows, parts_of, rate_factor, set_rate, 
 from mmtoolkit.distill.losses import Draw, distillation_loss
 from mmtoolkit.distill.model import Condition, autocast, move, swapped
 from mmtoolkit.distill.report import write_train_report
-from mmtoolkit.distill.setup import Training, restore, save, set_up
+from mmtoolkit.distill.setup import Training, check_data, restore, save, set_up
 
 GRID_STEPS = (2, 4, 8)
 GRID_COLUMNS = 8
@@ -56,11 +56,12 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
 
     Raises:
         DataError: if the data cannot be used.
-        CheckpointError: if the base cannot be loaded, or the checkpoint is of another one.
+        CheckpointError: if the base cannot be loaded, or the checkpoint is of another one or other data.
         DivergenceError: if the loss stops being finite; the last checkpoint stays.
     """
     training = set_up(settings, run)
     if resume and run.checkpoints.exists():
+        check_data(training.examples, run)
         restore(training, run)
     if training.accelerator.is_main_process:
         run.start()

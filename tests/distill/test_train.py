@@ -80,6 +80,18 @@ def test_a_resumed_teacher_has_the_same_bits(make):
     assert same(state(whole)["weights"], state(half)["weights"])
 
 
+@pytest.mark.parametrize("kind", [teach, train])
+def test_other_data_are_refused_when_a_run_is_resumed(kind, teacher, make, npz, tmp_path):
+    """With the same words in another order, which nothing else would notice."""
+    run = make(kind, f"model.base={teacher}")
+    with np.load(npz) as file:
+        np.savez(tmp_path / "other.npz", images=file["images"], captions=file["captions"][::-1])
+    before = sorted(run.rglob("*"))
+    with pytest.raises(CheckpointError, match="trained on other pictures or texts"):
+        make(kind, f"model.base={teacher}", f"data.path={tmp_path / 'other.npz'}", path=run, resume=True)
+    assert sorted(run.rglob("*")) == before
+
+
 @pytest.mark.parametrize("change", ["model.adapter=lora", "model.adapter=full", "targets.rule=lcm"])
 def test_a_resumed_student_has_the_same_bits(change, teacher, make):
     base = f"model.base={teacher}"
