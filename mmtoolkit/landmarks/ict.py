@@ -92,7 +92,7 @@ def load_ict(path: Path) -> IctModel:
         DataError: if the file is missing or is something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in (*_SHAPES, "material_names")}
     except FileNotFoundError:
         raise DataError("no such file", path=path) from None
