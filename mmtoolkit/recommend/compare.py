@@ -1,5 +1,7 @@
 """Compare runs on one data set: means and deviations over seeds, and paired bootstrap over users."""
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmtoolkit.core.checkpoint import BEST, find_checkpoint, load_checkpoint
 from mmtoolkit.core.config import config_layer, flatten, resolve
-from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
@@ -156,8 +158,11 @@ def score_run(path: Path, split: SplitName) -> ScoredRun:
     settings = resolve(RecommendSettings, [config_layer("recommend", str(run.config_path))]).settings
     stored = path / f"users_{split}.npz"
     if stored.is_file():
-        with np.load(stored) as file:
-            scores = {name: file[name].astype(np.float64) for name in file.files}
+        try:
+            with stored.open("rb") as stream, np.load(stream) as file:
+                scores = {name: file[name].astype(np.float64) for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            raise CheckpointError(f"{stored}: damaged; delete it, and the run is ranked again") from None
     else:
         logger.info("%s: ranks the %s split again", path, split)
         model = load_model(path)

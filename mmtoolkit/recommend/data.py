@@ -8,6 +8,7 @@ columns are left out. Ids run from 0. `i_id_mapping.csv` (MMRec's) may list item
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.core.logging import logger
+
+LARGEST_ID = 10**8
+"""Ids from here on are no numbers from 0; matrices that hold them would not fit."""
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = {
@@ -126,14 +130,23 @@ def read_folder(folder: Path) -> RecommendData:
     return RecommendData(inter.stem, splits[0], splits[1], splits[2], modalities, groups)
 
 
-def _read_interactions(path: Path) -> IntArray:
-    """Return `(interactions, 3)` of user, item, split in the order of the file."""
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a table of text.
+
+    Raises:
+        DataError: if it cannot be read or is not UTF-8.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError("not UTF-8 text; save it as tab-separated UTF-8", path=path) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+
+
+def _read_interactions(path: Path) -> IntArray:
+    """Return `(interactions, 3)` of user, item, split in the order of the file."""
+    lines = read_lines(path)
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) < 2:
@@ -159,6 +172,15 @@ def _read_interactions(path: Path) -> IntArray:
             path=path,
             line=int(bad[0]) + 2,
         )
+    for place, name in enumerate(("userID", "itemID")):
+        large = np.flatnonzero(table[:, place] >= LARGEST_ID)
+        if len(large):
+            raise DataError(
+                f"{name} {table[large[0], place]} is too large; number them from 0 "
+                "(`mmtk recommend prepare` does)",
+                path=path,
+                line=int(large[0]) + 2,
+            )
     return table
 
 
@@ -204,8 +226,7 @@ def _item_count(folder: Path, items: IntArray) -> int:
     mapping = folder / "i_id_mapping.csv"
     if not mapping.is_file():
         return int(items.max()) + 1
-    lines = mapping.read_text(encoding="utf-8").splitlines()
-    return sum(1 for line in lines[1:] if line.strip())
+    return sum(1 for line in read_lines(mapping)[1:] if line.strip())
 
 
 def _check_ids(path: Path, ids: IntArray, items: int, limit: str) -> None:
@@ -241,8 +262,9 @@ def read_array(path: Path) -> NDArray[np.generic]:
         DataError: if it is none.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as stream:
+            array = np.load(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         raise DataError("not a readable .npy file; save it with numpy.save", path=path) from None
     if not isinstance(array, np.ndarray):
         raise DataError("holds several arrays; save one with numpy.save", path=path)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.recommend.data import read_lines
 from mmtoolkit.recommend.load import Model
 
 Id = int | str
@@ -79,8 +80,7 @@ def _read_mapping(path: Path, count: int) -> list[str] | None:
     if not path.is_file():
         return None
     ids: list[str] = [""] * count
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for line, text in enumerate(lines[1:], start=2):
+    for line, text in enumerate(read_lines(path)[1:], start=2):
         name, _, number = text.rpartition("\t")
         if not name or not number.isdecimal() or int(number) >= count:
             raise DataError(
@@ -105,6 +105,13 @@ def _read_titles(path: Path, count: int) -> list[str] | None:
     return titles if len(titles) == count else None
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a long list of ids is no file name
+        return False
+
+
 def parse_ids(given: Sequence[str], names: Names) -> list[int]:
     """Read ids from files (one a line) or from the command line (`5`, `5,7`).
 
@@ -115,7 +122,7 @@ def parse_ids(given: Sequence[str], names: Names) -> list[int]:
     option = f"--{names.kind}s"
     found: list[int] = []
     for text in given:
-        if names.find(text) is None and Path(text).is_file():
+        if names.find(text) is None and _is_file(text):
             found += _ids_in_file(Path(text), names)
             continue
         for part in [text] if names.find(text) is not None else text.split(","):

@@ -57,6 +57,8 @@ def place_items(model: Model, features: Mapping[str, FloatArray]) -> NewItems:
     known = {name: _unit(_known_features(model, name, rows), items) for name, rows in features.items()}
     new = {name: _unit(rows, items) for name, rows in features.items()}
     count = len(next(iter(features.values())))
+    if not count:
+        raise DataError("--features: holds no row, so there is no new item")
     vectors: list[Tensor] = []
     nearest: list[Ranked] = []
     for start in range(0, count, step := max(1, BLOCK_ENTRIES // len(items))):

@@ -85,7 +85,7 @@ SPACES: dict[str, Space] = {
         **_RATE,
         **_LAYERS,
         "train.contrast_weight": Range(1e-3, 1.0, True),
-        "history.weight": Range(1.0, 100.0, True),
+        "history.weight": Range(0.0, 60.0),
         "history.graph_weight": Range(0.0, 0.5),
         "graph.semantic_share": Range(0.0, 1.0),
         "diffusion.guidance": Range(0.0, 8.0),
@@ -139,7 +139,10 @@ def parse_space(texts: Sequence[str]) -> dict[str, Range | Choice]:
     for text in texts:
         name, _, values = text.partition("=")
         if "|" in values:
-            space[name] = Choice(tuple(yaml.safe_load(part) for part in values.split("|")))
+            try:
+                space[name] = Choice(tuple(yaml.safe_load(part) for part in values.split("|")))
+            except yaml.YAMLError:
+                raise UsageError(f"--search {text}: one of the values is no YAML") from None
             continue
         low, _, rest = values.partition(":")
         high, _, scale = rest.partition(":")

@@ -136,6 +136,7 @@ BAD = {
         ["predict", "--users", "eve"],
         "--users eve: no such user; ids are those of the shop, as 'u0'",
     ),
+    "long list": (["predict", "--users", ",".join(["u0"] * 100 + ["eve"])], "--users eve: no such user"),
     "number for an id": (["predict", "--users", "5"], "--users 5: no such user"),
     "unknown item": (
         ["similar", "--items", "x"],

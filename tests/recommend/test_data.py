@@ -46,6 +46,14 @@ BAD = {
         "tiny.inter:6: itemID 60 is out of",
     ),
     "odd label": (lambda f: replace(f / "tiny.inter", 5, "0\t3\t7"), "tiny.inter:5: x_label 7"),
+    "phone number for an id": (
+        lambda f: replace(f / "tiny.inter", 5, "3000000000\t3\t0"),
+        "tiny.inter:5: userID 3000000000 is too large; number them from 0",
+    ),
+    "ids in another encoding": (
+        lambda f: (f / "i_id_mapping.csv").write_bytes(b"id\tnumber\n\xff\t0\n"),
+        "i_id_mapping.csv: not UTF-8 text",
+    ),
     "empty file": (lambda f: (f / "tiny.inter").write_text(""), "holds no interactions"),
     "binary file": (lambda f: (f / "tiny.inter").write_bytes(b"\xff\xfe\x00"), "not UTF-8"),
     "empty split": (lambda f: edit(f / "tiny.inter", drop_lines(1)), "the validation split is empty"),
@@ -56,6 +64,7 @@ BAD = {
     ),
     "one axis": (lambda f: save(f / "text_feat.npy", lambda a: a[:, 0]), "expected numbers of shape"),
     "no array": (lambda f: (f / "text_feat.npy").write_text("x"), "not a readable .npy"),
+    "damaged archive": (lambda f: (f / "text_feat.npy").write_bytes(b"PK\x03\x04"), "not a readable .npy"),
     "list of wrong shape": (
         lambda f: np.save(f / "text_knn10.npy", np.zeros((60, 9), np.int64)),
         "text_knn10.npy: expected whole numbers of shape (60, 10), found int64 (60, 9)",

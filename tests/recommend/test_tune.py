@@ -3,8 +3,10 @@ import sys
 
 import pytest
 
+from mmtoolkit.core.config import config_layer, flatten, preset_names, resolve
 from mmtoolkit.core.errors import UsageError
-from mmtoolkit.recommend.tune import Choice, Range, parse_space
+from mmtoolkit.recommend.config import RecommendSettings
+from mmtoolkit.recommend.tune import SPACES, Choice, Range, parse_space
 
 SMALL = ["-c", "bpr-mf", "-s", "train.epochs=2", "-s", "model.embedding=4", "-q"]
 
@@ -17,9 +19,17 @@ def test_search_is_read():
         "d": Choice(("last", "mean")),
         "e": Choice((1, True)),
     }
-    for text in ("a", "a=1", "a=2:1", "a=0:1:log", "a=1:2:lin", "=1:2", "a=x:y"):
+    for text in ("a", "a=1", "a=[|2", "a=2:1", "a=0:1:log", "a=1:2:lin", "=1:2", "a=x:y"):
         with pytest.raises(UsageError, match="--search"):
             parse_space([text])
+
+
+@pytest.mark.parametrize("preset", preset_names("recommend"))
+def test_every_preset_lies_in_its_search_space(preset):
+    settings = resolve(RecommendSettings, [config_layer("recommend", preset)]).settings
+    given = dict(flatten(settings.model_dump(mode="json")))
+    outside = [n for n, values in SPACES[settings.model.kind].items() if not values.holds(given[n])]
+    assert not outside
 
 
 def test_tuning_goes_on_and_ends_in_a_preset_that_trains(mmtk, data_folder, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mmtoolkit.core.errors import DataError, UsageError
@@ -117,7 +118,7 @@ def load_encoder(name: str, kind: Kind, device: torch.device) -> Encoder:
         with torch.no_grad():
             encode = load(path, device)
             width = encode([probe]).shape[1]
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"cannot be used as {kind} encoder: {reason}", path=path) from None
     return Encoder(name, _hash_model(path), width, encode)

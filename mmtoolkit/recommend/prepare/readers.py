@@ -195,7 +195,7 @@ def _json_object(line: str) -> Any:
     """Parse JSON, or the python literals of Amazon's older dumps (never evaluated)."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(line.strip()) if line.lstrip().startswith("{'") else None
