@@ -1,9 +1,10 @@
 """Interactions from a raw file as arrays, with the names of users and items beside them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.core.errors import DataError
+from mmtoolkit.core.logging import logger
 from mmtoolkit.recommend.data import IntArray
 from mmtoolkit.recommend.prepare.config import ColumnSettings
 from mmtoolkit.recommend.prepare.readers import (
@@ -21,6 +23,9 @@ from mmtoolkit.recommend.prepare.readers import (
 )
 
 DoubleArray = NDArray[np.float64]
+
+OPTIONAL = ("rating", "time", "label")
+"""Parts of an interaction beside user and item."""
 
 
 @dataclass(frozen=True)
@@ -64,44 +69,61 @@ def _renumber(ids: IntArray, names: list[str]) -> tuple[IntArray, list[str]]:
     return rank[places], [names[number] for number in kept[order]]
 
 
-def read_interactions(path: Path, chosen: ColumnSettings) -> Interactions:
+def read_interactions(
+    path: Path,
+    chosen: ColumnSettings,
+    parts: Sequence[str] = OPTIONAL,
+    needed: Collection[str] = (),
+) -> Interactions:
     """Read a raw file of interactions.
+
+    Args:
+        path: the file.
+        chosen: columns that the user named.
+        parts: what to read beside user and item, some of :data:`OPTIONAL`.
+        needed: those of them that must not be left out where their column was only guessed.
 
     Raises:
         DataError: naming the line, the column and the remedy.
     """
     names, rows = read_table(path, chosen.header)
-    columns = _choose_columns(path, names, chosen)
+    columns = {
+        "user": need_column(path, names, "user", chosen.user, "--user-column"),
+        "item": need_column(path, names, "item", chosen.item, "--item-column"),
+    }
+    guesses = {role: _possible_columns(path, names, role, getattr(chosen, role)) for role in parts}
     lines: list[int] = []
-    cells: dict[str, list[Any]] = {role: [] for role in columns}
+    cells: dict[str, list[Any]] = {column: [] for column in chain(columns.values(), *guesses.values())}
     for line, row in rows:
         lines.append(line)
-        for role, column in columns.items():
-            cells[role].append(row.get(column))
-    users, user_names = _number(path, lines, "user", columns["user"], cells["user"])
-    items, item_names = _number(path, lines, "item", columns["item"], cells["item"])
-    numbers = {
-        role: _convert(path, lines, role, column, cells[role])
-        for role, column in columns.items()
-        if role in PARSERS
-    }
+        for column, found in cells.items():
+            found.append(row.get(column))
+    users, user_names = _number(path, lines, "user", columns["user"], cells[columns["user"]])
+    items, item_names = _number(path, lines, "item", columns["item"], cells[columns["item"]])
+    numbers: dict[str, DoubleArray] = {}
+    for role, possible in guesses.items():
+        strict = role in needed or getattr(chosen, role) is not None
+        for column in possible:
+            last = column == possible[-1]
+            values = _convert(path, lines, role, column, cells[column], strict=strict, last=last)
+            if values is not None:
+                numbers[role], columns[role] = values, column
+                break
     label = numbers["label"].astype(np.int64) if "label" in numbers else None
     return Interactions(
         user_names, item_names, users, items, numbers.get("rating"), numbers.get("time"), label, columns
     )
 
 
-def _choose_columns(path: Path, names: list[str], chosen: ColumnSettings) -> dict[str, str]:
-    columns = {
-        "user": need_column(path, names, "user", chosen.user, "--user-column"),
-        "item": need_column(path, names, "item", chosen.item, "--item-column"),
-    }
-    for role in ("rating", "time", "label"):
-        option = "--set columns.label" if role == "label" else f"--{role}-column"
-        found = choose_column(path, names, role, getattr(chosen, role), option)
-        if found:
-            columns[role] = found
-    return columns
+def _possible_columns(path: Path, names: Sequence[str], role: str, wanted: str | None) -> list[str]:
+    """List the columns that may be a part: the one that was named, else all with a usual name."""
+    option = "--set columns.label" if role == "label" else f"--{role}-column"
+    found: list[str] = []
+    while column := choose_column(path, [n for n in names if n not in found], role, wanted, option):
+        found.append(column)
+        if wanted:
+            break
+    return found
 
 
 def _number(
@@ -120,17 +142,29 @@ def _number(
     return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names)), list(numbers)
 
 
-def _convert(path: Path, lines: list[int], role: str, column: str, cells: list[Any]) -> DoubleArray:
-    """Turn cells into numbers."""
+def _convert(
+    path: Path, lines: list[int], role: str, column: str, cells: list[Any], *, strict: bool, last: bool
+) -> DoubleArray | None:
+    """Turn cells into numbers; None if the column may be left out and some cell is none.
+
+    Args:
+        path: for the message, as `lines`.
+        lines: line of each cell.
+        role: key of :data:`PARSERS`.
+        column: its name.
+        cells: what it holds.
+        strict: a column that holds what is looked for may not be left out.
+        last: nor may any other, if strict, as there is no other column to try.
+    """
     values = [PARSERS[role](cell) for cell in cells]
-    if None in values:
-        place = values.index(None)
-        raise DataError(
-            f"{column} {cells[place]!r} is no {role} ({EXPECTED[role]}); mend or delete this line",
-            path=path,
-            line=lines[place],
-        )
-    return np.array(values, np.float64)
+    if None not in values:
+        return np.array(values, np.float64)
+    place = values.index(None)
+    problem = f"{column} {cells[place]!r} is no {role} ({EXPECTED[role]})"
+    if strict and (last or any(value is not None for value in values)):
+        raise DataError(f"{problem}; mend or delete this line", path=path, line=lines[place])
+    logger.warning("%s:%d: %s; column '%s' is left out", path, lines[place], problem, column)
+    return None
 
 
 def parse_number(cell: Any) -> float | None:

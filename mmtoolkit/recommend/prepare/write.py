@@ -65,7 +65,7 @@ def gather(settings: PrepareSettings) -> Material:
     Raises:
         DataError: naming the file and line that cannot be used, and the remedy.
     """
-    raw = read_interactions(settings.interactions, settings.columns)
+    raw = read_interactions(settings.interactions, settings.columns, needed=_needed_parts(settings))
     logger.info("%s: %d interactions", settings.interactions.name, len(raw))
     kept, dropped = filter_interactions(raw, settings.filter)
     table, labels, idle = split_interactions(kept, settings.split, settings.seed)
@@ -78,6 +78,16 @@ def gather(settings: PrepareSettings) -> Material:
         "splits": {name: int((labels == number).sum()) for number, name in enumerate(SPLITS)},
     }
     return Material(table, labels, catalogue, pictures, counts)
+
+
+def _needed_parts(settings: PrepareSettings) -> set[str]:
+    """List the parts of an interaction without which it cannot be filtered and split as asked."""
+    needs = {
+        "rating": settings.filter.min_rating is not None,
+        "time": settings.split.kind in ("leave-one-out", "time") or settings.filter.duplicates == "last",
+        "label": settings.split.kind == "given",
+    }
+    return {part for part, need in needs.items() if need}
 
 
 def _sizes(table: Interactions) -> dict[str, int]:

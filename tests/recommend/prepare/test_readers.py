@@ -124,8 +124,12 @@ BAD_SALES = {
         "user,item,rating\nann,x1,good\n",
         "a.csv:2: rating 'good' is no rating (a number",
     ),
-    "infinite rating": ("a.csv", "user,item,rating\nann,x1,inf\n", "a.csv:2: rating 'inf'"),
-    "odd time": ("a.csv", "user,item,time\nann,x1,1\nann,x2,soon\n", "a.csv:3: time 'soon' is no time"),
+    "odd infinite rating": ("a.csv", "user,item,rating\nann,x1,inf\n", "a.csv:2: rating 'inf'"),
+    "odd time": (
+        "a.csv",
+        "user,item,rating,time\nann,x1,1,1\nann,x2,1,soon\n",
+        "a.csv:3: time 'soon' is no time",
+    ),
     "twice a column": ("a.csv", "user,item,user\n", "a.csv:1: two columns are named 'user'"),
     "empty": ("a.csv", "", "a.csv: is empty"),
     "header alone": ("a.csv", "user,item\n", "a.csv: holds nothing below the header"),
@@ -151,7 +155,8 @@ def test_bad_interactions_are_one_line_exit_2_and_write_nothing(kind, shop, tmp_
     path = tmp_path / (name or "nowhere.csv")
     if name:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    refuse(mmtk, tmp_path, expected, "--interactions", path, "--items", shop / "products.csv")
+    needed = ["--split", "time", "--min-rating", "1"] if kind.startswith("odd") else []
+    refuse(mmtk, tmp_path, expected, "--interactions", path, "--items", shop / "products.csv", *needed)
 
 
 BAD_CATALOGUES = {
@@ -231,3 +236,46 @@ def test_a_directory_is_no_file(tmp_path):
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(DataError, match="cannot be read"):
         list(read_rows(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [("date", ["01.01.2024", "02.01.2024"]), ("rating", ["5", ""]), ("x_label", ["0", "later"])],
+)
+def test_a_guessed_column_that_does_not_parse_is_left_out_with_a_note(header, cells, tmp_path, caplog):
+    path = tmp_path / "a.csv"
+    path.write_text(f"user,item,{header}\nann,x1,{cells[0]}\nbob,x2,{cells[1]}\n")
+    read = read_interactions(path, ColumnSettings())
+    assert (read.rating, read.time, read.label) == (None, None, None)
+    assert read.columns == {"user": "user", "item": "item"}
+    assert f"column '{header}' is left out" in caplog.text
+    role = {"date": "time", "rating": "rating", "x_label": "label"}[header]
+    for strict in ({"chosen": ColumnSettings(**{role: header})}, {"needed": [role]}):
+        with pytest.raises(DataError, match=f"{header} '.*' is no {role}.*; mend or delete this line"):
+            read_interactions(path, **{"chosen": ColumnSettings()} | strict)
+
+
+def test_the_next_guess_is_taken_where_the_first_holds_something_else(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,time,date\nann,x1,12:30,1970-01-02\nbob,x2,9:15,1970-01-03\n")
+    for needed in ([], ["time"]):
+        read = read_interactions(path, ColumnSettings(), needed=needed)
+        assert read.columns["time"] == "date"
+        assert read.time.tolist() == [86400, 172800]
+    path.write_text("user,item,time,date\nann,x1,5,1970-01-02\nbob,x2,,1970-01-03\n")
+    with pytest.raises(DataError, match=r"a\.csv:3: time '' is no time"):
+        read_interactions(path, ColumnSettings(), needed=["time"])
+
+
+def test_a_shop_with_german_dates_is_split_at_random_but_not_by_time(shop, arguments, mmtk, tmp_path):
+    lines = (shop / "sales.csv").read_text().splitlines()
+    dated = [lines[0], *(line.rpartition(",")[0] + ",01.01.2024" for line in lines[1:])]
+    (shop / "sales.csv").write_text("\n".join(dated) + "\n")
+    result = mmtk(*arguments, "-o", tmp_path / "set", "-n", "--json")
+    assert result.exit_code == 0, result.output
+    assert "column_time" not in json.loads(result.stdout)
+    for option in (["--split", "time"], ["--time-column", "date"], ["-s", "filter.duplicates=last"]):
+        refused = mmtk(*arguments, "-o", tmp_path / "set", *option)
+        assert refused.exit_code == 2
+        assert "sales.csv:2: date '01.01.2024' is no time" in refused.stderr
+    assert not (tmp_path / "set").exists()
