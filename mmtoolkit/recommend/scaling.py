@@ -46,12 +46,15 @@ class Cost:
         users: number of users; likewise `items`.
         seconds: of an epoch by stage, and in `epoch` of all of it.
         memory: peak of the process above what it held before the data, in bytes.
+        recall: share of the true largest entries of denoised rows that the search among candidates finds; 1
+            where all items are searched.
     """
 
     users: int
     items: int
     seconds: dict[str, float]
     memory: int
+    recall: float = 1.0
 
 
 def plan_scaling(
@@ -103,7 +106,8 @@ def measure(size: Size) -> None:
     }
     peak = peak_memory(training.loop.device)
     memory = peak - before if training.loop.device.type == "cpu" else peak
-    cost = Cost(size.users, size.items, seconds, memory)
+    recall = float(records[-1].get("search_recall", 1.0))
+    cost = Cost(size.users, size.items, seconds, memory, recall)
     size.path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = asdict(cost) | {"settings": json.loads(size.settings)}
     write_atomic(size.path, json.dumps(content, indent=2) + "\n")
@@ -162,10 +166,11 @@ def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
             f"{cost.users:,}",
             *(f"{cost.seconds[stage]:.3f}" for stage in stages),
             f"{cost.memory / 2**20:,.0f}",
+            f"{cost.recall:.3f}",
         ]
         for cost in costs
     ]
-    return ["items", "users", *(f"{stage} s" for stage in stages), "MiB"], rows
+    return ["items", "users", *(f"{stage} s" for stage in stages), "MiB", "search recall"], rows
 
 
 def exponent_table(exponents: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
