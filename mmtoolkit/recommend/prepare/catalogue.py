@@ -20,6 +20,7 @@ from mmtoolkit.recommend.prepare.readers import (
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 TAG = re.compile(r"<[a-zA-Z/][^<>]*>")
 SPACE = re.compile(r"\s+")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,15 @@ def _choose_columns(
 
 
 def clean_text(value: Any) -> str:
-    """Flatten lists and mappings, drop markup, join white space."""
+    """Flatten lists and mappings, drop markup and halves of letters, join white space."""
     if value is None:
         return ""
     if isinstance(value, dict):
         value = [f"{key}: {clean_text(inner)}" for key, inner in value.items()]
     if isinstance(value, list | tuple):
         return ", ".join(part for part in map(clean_text, value) if part)
-    return SPACE.sub(" ", html.unescape(TAG.sub(" ", str(value)))).strip()
+    whole = SURROGATE.sub("\ufffd", str(value))
+    return SPACE.sub(" ", html.unescape(TAG.sub(" ", whole))).strip()
 
 
 def find_pictures(folder: Path | None, names: Sequence[str], named: Sequence[str]) -> list[Path | None]:

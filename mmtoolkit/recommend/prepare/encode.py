@@ -1,6 +1,6 @@
 """Encode the texts or the pictures of all items, a batch at a time, so that a kill loses one batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,13 @@ def _encode_texts(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
 def _encode_pictures(encoder: Encoder, paths: Sequence[Path]) -> FloatArray:
     """Encode picture files; those that cannot be read give NaN."""
     rows = np.full((len(paths), encoder.width), np.nan, np.float32)
-    opened = [(place, picture) for place, path in enumerate(paths) for picture in _open_picture(path)]
+    opened = []
+    for place, path in enumerate(paths):
+        picture = open_picture(path)
+        if picture is None:
+            logger.warning("%s: not a readable picture; its item counts as missing", path)
+        else:
+            opened.append((place, picture))
     if opened:
         rows[[place for place, _ in opened]] = encoder.encode([picture for _, picture in opened])
     return rows
@@ -121,8 +127,8 @@ ENCODERS: dict[Kind, Callable[[Encoder, Sequence[Any]], FloatArray]] = {
 }
 
 
-def _open_picture(path: Path) -> Iterator[Image.Image]:
-    """Yield the picture upright, as RGB, on white where it is transparent; nothing if it is damaged."""
+def open_picture(path: Path) -> Image.Image | None:
+    """Return the picture upright, as RGB, on white where it is transparent; None if it is damaged."""
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
@@ -130,11 +136,9 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
                 picture = picture.convert("RGBA")
                 ground = Image.new("RGBA", picture.size, "white")
                 picture = Image.alpha_composite(ground, picture)
-            picture = picture.convert("RGB")
+            return picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        logger.warning("%s: not a readable picture; its item counts as missing", path)
-        return
-    yield picture
+        return None
 
 
 def _fill(encoded: FloatArray, places: IntArray, items: int, kind: Kind, missing: str) -> Features:

@@ -11,7 +11,7 @@ FOLDER/
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mmtoolkit.core.run import RunDirectory, write_atomic
 from mmtoolkit.recommend.data import SPLITS, FloatArray, IntArray
 from mmtoolkit.recommend.prepare.catalogue import Catalogue, find_pictures, read_catalogue
 from mmtoolkit.recommend.prepare.config import EncoderSettings, PrepareSettings
-from mmtoolkit.recommend.prepare.encode import encode_items
+from mmtoolkit.recommend.prepare.encode import encode_items, open_picture
 from mmtoolkit.recommend.prepare.encoders import Encoder, Kind, load_encoder, locate
 from mmtoolkit.recommend.prepare.interactions import Interactions, read_interactions
 from mmtoolkit.recommend.prepare.split import filter_interactions, split_interactions
@@ -71,6 +71,7 @@ def gather(settings: PrepareSettings) -> Material:
     table, labels, idle = split_interactions(kept, settings.split, settings.seed)
     catalogue = read_catalogue(settings.items, table.item_names, settings.columns)
     pictures = find_pictures(settings.images, table.item_names, catalogue.pictures)
+    _check_inputs(settings, catalogue, pictures)
     counts = {
         "read": _sizes(raw),
         "dropped": dropped | {"users_without_training": idle, "catalogue_rows": catalogue.unknown},
@@ -88,6 +89,23 @@ def _needed_parts(settings: PrepareSettings) -> set[str]:
         "label": settings.split.kind == "given",
     }
     return {part for part, need in needs.items() if need}
+
+
+def _check_inputs(settings: PrepareSettings, catalogue: Catalogue, pictures: Sequence[Path | None]) -> None:
+    """Refuse a modality that no item has, before anything is written."""
+    kinds = modalities(settings)
+    if "text" in kinds and not any(catalogue.texts):
+        raise DataError(
+            f"no item that stays has a text in {catalogue.columns['text']}; "
+            "name other columns with --text-column, or leave texts out with --text-encoder none",
+            path=settings.items,
+        )
+    if "image" in kinds and not any(open_picture(path) for path in pictures if path):
+        raise DataError(
+            "no picture of an item that stays can be read; save them anew as .jpg or .png, "
+            "or leave pictures out with --image-encoder none",
+            path=settings.images,
+        )
 
 
 def _sizes(table: Interactions) -> dict[str, int]:

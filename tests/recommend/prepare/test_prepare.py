@@ -248,3 +248,32 @@ def test_new_items_refuse_another_encoder(prepared, mmtk, shop):
     result = mmtk("recommend", "new-items", "--checkpoint", run, "--items", shop / "products.csv")
     assert result.exit_code == 2
     assert "no longer the text encoder that the data set was made with" in result.stderr
+
+
+def test_texts_or_pictures_that_nobody_can_use_are_refused_before_anything_is_written(
+    arguments, mmtk, tmp_path, shop
+):
+    whole = (shop / "products.csv").read_text()
+    (shop / "products.csv").write_text("sku,title\n" + "".join(f"p{n:02d}, \n" for n in range(18)))
+    refused = mmtk(*arguments, "-o", tmp_path / "set")
+    assert refused.exit_code == 2
+    assert "products.csv: no item that stays has a text in title; name other columns" in refused.stderr
+    (shop / "products.csv").write_text(whole)
+    for picture in (shop / "photos").iterdir():
+        picture.write_bytes(b"no picture")
+    for dry in ([], ["-n"]):
+        refused = mmtk(*arguments, "-o", tmp_path / "set", *dry)
+        assert refused.exit_code == 2
+        assert "photos: no picture of an item that stays can be read" in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "set").exists()
+    assert mmtk(*arguments, "-o", tmp_path / "set", "--image-encoder", "none").exit_code == 0
+
+
+def test_half_a_letter_in_a_title_is_replaced(arguments, mmtk, tmp_path):
+    file = tmp_path / "products.jsonl"
+    titles = {f"p{n:02d}": "cut \ud83d" if n == 1 else "red cup" for n in range(18)}
+    file.write_text("".join(json.dumps({"sku": n, "title": t}) + "\n" for n, t in titles.items()))
+    result = mmtk(*arguments, "--items", file, "-o", tmp_path / "set")
+    assert result.exit_code == 0, result.output
+    assert '"cut \ufffd"' in (tmp_path / "set" / "items.jsonl").read_text(encoding="utf-8")
