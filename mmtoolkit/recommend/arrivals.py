@@ -1,7 +1,7 @@
 """Read what is new in the shop, as `prepare` would: items to encode, and histories of users."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmtoolkit.recommend.prepare.catalogue import find_pictures, read_catalogue,
 from mmtoolkit.recommend.prepare.config import ColumnSettings, PrepareSettings
 from mmtoolkit.recommend.prepare.encode import encode_batches
 from mmtoolkit.recommend.prepare.encoders import load_encoder
-from mmtoolkit.recommend.prepare.interactions import read_interactions
+from mmtoolkit.recommend.prepare.interactions import Interactions, read_interactions
 from mmtoolkit.recommend.prepare.write import MANIFEST
 
 
@@ -44,8 +44,11 @@ def new_item_features(
     if items is None:
         return _ready_features(features)
     settings, manifest = _preparation(model)
-    names = read_item_names(items, settings.columns)
-    catalogue = read_catalogue(items, names, settings.columns)
+    columns = settings.columns if images else settings.columns.model_copy(update={"image": None})
+    options = _header_options(columns, {"item": "catalogue_item", "text": "text", "image": "image"})
+    names = read_item_names(items, columns, options)
+    texts_needed = "text" in manifest["modalities"]
+    catalogue = read_catalogue(items, names, columns, texts_needed=texts_needed, options=options)
     inputs: dict[str, Sequence[Any]] = {"text": catalogue.texts}
     if images is not None:
         inputs["image"] = find_pictures(images, names, catalogue.pictures)
@@ -106,7 +109,12 @@ def read_histories(model: Model, path: Path, items: Names) -> tuple[Names, list[
     Raises:
         DataError: naming the line that cannot be used, or if no known item is left.
     """
-    table = read_interactions(path, _columns(model))
+    columns, least = _how_histories_were_read(model)
+    parts = () if least is None else ("rating",)
+    options = _header_options(columns, {role: role for role in ("user", "item", "rating")})
+    table = read_interactions(path, columns, parts, parts, options)
+    if least is not None:
+        table = _well_rated(table, least, path)
     numbers = np.array([-1 if (n := items.find(name)) is None else n for name in table.item_names])
     known = numbers[table.items] >= 0
     if not known.any():
@@ -125,7 +133,33 @@ def read_histories(model: Model, path: Path, items: Names) -> tuple[Names, list[
     return Names("user", len(histories), kept.user_names), histories
 
 
-def _columns(model: Model) -> ColumnSettings:
+def _well_rated(table: Interactions, least: float, path: Path) -> Interactions:
+    """Leave out what the data set would not count as positive either."""
+    rule = f"the data set counts ratings from {least:g} on (filter.min_rating)"
+    if table.rating is None:
+        raise DataError(f"no column looks like the rating, and {rule}; add a column 'rating'", path=path)
+    good = table.rating >= least
+    if not good.any():
+        raise DataError(f"{rule}, and none of its ratings is as high", path=path)
+    if not good.all():
+        logger.info("%s: %d of %d interactions left out; %s", path.name, int((~good).sum()), len(good), rule)
+    return table.pick(good)
+
+
+def _how_histories_were_read(model: Model) -> tuple[ColumnSettings, float | None]:
+    """Return the columns and the least rating of the data set's interactions."""
     folder = model.settings.data.path
-    prepared = folder is not None and (folder / MANIFEST).is_file()
-    return _preparation(model)[0].columns if prepared else ColumnSettings()
+    if folder is None or not (folder / MANIFEST).is_file():
+        return ColumnSettings(), None
+    settings = _preparation(model)[0]
+    return settings.columns, settings.filter.min_rating
+
+
+def _header_options(columns: ColumnSettings, names: Mapping[str, str]) -> dict[str, str]:
+    """Say how a file of what is new shows its columns: as the data set's file did, for want of options."""
+    return {
+        role: "so named when the data set was prepared; name it so in this file's header"
+        if getattr(columns, name)
+        else f"'{'title' if role == 'text' else role}' in the header"
+        for role, name in names.items()
+    }

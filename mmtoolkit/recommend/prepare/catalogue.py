@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mmtoolkit.recommend.prepare.readers import (
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 TAG = re.compile(r"<[a-zA-Z/][^<>]*>")
 SPACE = re.compile(r"\s+")
+OPTIONS = {"item": "--set columns.catalogue_item", "text": "--text-column", "image": "--image-column"}
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -42,13 +43,22 @@ class Catalogue:
     unknown: int = 0
 
 
-def read_catalogue(path: Path | None, names: Sequence[str], chosen: ColumnSettings) -> Catalogue:
+def read_catalogue(
+    path: Path | None,
+    names: Sequence[str],
+    chosen: ColumnSettings,
+    *,
+    texts_needed: bool = True,
+    options: Mapping[str, str] = OPTIONS,
+) -> Catalogue:
     """Read the texts of some items; of several rows of an item the first with a text counts.
 
     Args:
         path: a catalogue in any of the formats; None: no texts.
         names: ids of the items, in their order.
         chosen: columns that the user named.
+        texts_needed: refuse a catalogue without a column of texts.
+        options: how the user would name the column of each part.
 
     Raises:
         DataError: naming the line or the column that cannot be used, or if no item is found.
@@ -57,7 +67,15 @@ def read_catalogue(path: Path | None, names: Sequence[str], chosen: ColumnSettin
     if path is None:
         return Catalogue(texts, titles, pictures, {})
     header, rows = read_table(path)
-    item, text, image = _choose_columns(path, header, chosen)
+    item = need_column(path, header, "item", chosen.catalogue_item, options["item"])
+    text = _text_columns(path, header, item, chosen.text, options["text"])
+    if texts_needed and not text:
+        raise DataError(
+            f"no column looks like a text; name some with {options['text']}; there are: {', '.join(header)}",
+            path=path,
+            line=1,
+        )
+    image = chosen.image and choose_column(path, header, "text", chosen.image, options["image"])
     places = {name: place for place, name in enumerate(names)}
     unknown, known = 0, set()
     for line, row in rows:
@@ -76,37 +94,28 @@ def read_catalogue(path: Path | None, names: Sequence[str], chosen: ColumnSettin
         pictures[place] = pictures[place] or identifier(row.get(image) if image else None)
     if not known:
         raise DataError(f"column '{item}' has none of the items of the interactions", path=path)
-    columns = {"item": item, "text": ", ".join(text)} | ({"image": image} if image else {})
+    read = {"item": item, "text": ", ".join(text), "image": image}
+    columns = {role: column for role, column in read.items() if column}
     return Catalogue(texts, titles, pictures, columns, unknown)
 
 
-def read_item_names(path: Path, chosen: ColumnSettings) -> list[str]:
+def read_item_names(path: Path, chosen: ColumnSettings, options: Mapping[str, str] = OPTIONS) -> list[str]:
     """List the items of a catalogue, each once, in its order.
 
     Raises:
         DataError: if it cannot be read.
     """
     header, rows = read_table(path)
-    item = _choose_columns(path, header, chosen)[0]
+    item = need_column(path, header, "item", chosen.catalogue_item, options["item"])
     return list(dict.fromkeys(name for _, row in rows if (name := identifier(row.get(item)))))
 
 
-def _choose_columns(
-    path: Path, names: list[str], chosen: ColumnSettings
-) -> tuple[str, tuple[str, ...], str | None]:
-    item = need_column(path, names, "item", chosen.catalogue_item, "--set columns.catalogue_item")
-    text = chosen.text or tuple(name for name in guess_text_columns(names) if name != item)
-    if not text:
-        raise DataError(
-            f"no column looks like a text; name some with --text-column; there are: {', '.join(names)}",
-            path=path,
-            line=1,
-        )
-    for column in chosen.text:
-        choose_column(path, names, "text", column, "--text-column")
-    if chosen.image:
-        choose_column(path, names, "text", chosen.image, "--image-column")
-    return item, text, chosen.image
+def _text_columns(
+    path: Path, names: list[str], item: str, wanted: tuple[str, ...], option: str
+) -> tuple[str, ...]:
+    for column in wanted:
+        choose_column(path, names, "text", column, option)
+    return wanted or tuple(name for name in guess_text_columns(names) if name != item)
 
 
 def clean_text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Interactions from a raw file as arrays, with the names of users and items beside them."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -26,6 +26,10 @@ DoubleArray = NDArray[np.float64]
 
 OPTIONAL = ("rating", "time", "label")
 """Parts of an interaction beside user and item."""
+
+OPTIONS = {role: f"--{role}-column" for role in ("user", "item", "rating", "time")} | {
+    "label": "--set columns.label"
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def read_interactions(
     chosen: ColumnSettings,
     parts: Sequence[str] = OPTIONAL,
     needed: Collection[str] = (),
+    options: Mapping[str, str] = OPTIONS,
 ) -> Interactions:
     """Read a raw file of interactions.
 
@@ -82,16 +87,19 @@ def read_interactions(
         chosen: columns that the user named.
         parts: what to read beside user and item, some of :data:`OPTIONAL`.
         needed: those of them that must not be left out where their column was only guessed.
+        options: how the user would name the column of each part.
 
     Raises:
         DataError: naming the line, the column and the remedy.
     """
     names, rows = read_table(path, chosen.header)
     columns = {
-        "user": need_column(path, names, "user", chosen.user, "--user-column"),
-        "item": need_column(path, names, "item", chosen.item, "--item-column"),
+        "user": need_column(path, names, "user", chosen.user, options["user"]),
+        "item": need_column(path, names, "item", chosen.item, options["item"]),
     }
-    guesses = {role: _possible_columns(path, names, role, getattr(chosen, role)) for role in parts}
+    guesses = {
+        role: _possible_columns(path, names, role, getattr(chosen, role), options[role]) for role in parts
+    }
     lines: list[int] = []
     cells: dict[str, list[Any]] = {column: [] for column in chain(columns.values(), *guesses.values())}
     for line, row in rows:
@@ -115,9 +123,10 @@ def read_interactions(
     )
 
 
-def _possible_columns(path: Path, names: Sequence[str], role: str, wanted: str | None) -> list[str]:
+def _possible_columns(
+    path: Path, names: Sequence[str], role: str, wanted: str | None, option: str
+) -> list[str]:
     """List the columns that may be a part: the one that was named, else all with a usual name."""
-    option = "--set columns.label" if role == "label" else f"--{role}-column"
     found: list[str] = []
     while column := choose_column(path, [n for n in names if n not in found], role, wanted, option):
         found.append(column)

@@ -277,3 +277,64 @@ def test_half_a_letter_in_a_title_is_replaced(arguments, mmtk, tmp_path):
     result = mmtk(*arguments, "--items", file, "-o", tmp_path / "set")
     assert result.exit_code == 0, result.output
     assert '"cut \ufffd"' in (tmp_path / "set" / "items.jsonl").read_text(encoding="utf-8")
+
+
+def test_new_users_need_only_the_columns_that_count(arguments, mmtk, tmp_path):
+    named = ["--user-column", "customer", "--rating-column", "stars", "--time-column", "date"]
+    assert mmtk(*arguments, *named, "-o", tmp_path / "set").exit_code == 0
+    new = tmp_path / "new.csv"
+    ask = ["recommend", "new-users", "--checkpoint", train(mmtk, tmp_path / "set"), "-q"]
+    ask += ["--interactions", new, "--top-k", "2"]
+    new.write_text("customer,sku\nzoe,p01\nzoe,p02\n")
+    result = mmtk(*ask)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("zoe,") == 2
+    for header, expected in {
+        "who,sku": "no column 'customer' (so named when the data set was prepared; name it so in this file's",
+        "customer,what": "no column looks like the item; name it with 'item' in the header; there are",
+    }.items():
+        new.write_text(f"{header}\nzoe,p01\n")
+        refused = mmtk(*ask)
+        assert refused.exit_code == 2
+        assert f"new.csv:1: {expected}" in refused.stderr
+
+
+def test_low_ratings_of_new_users_do_not_count_where_the_data_sets_did_not(arguments, mmtk, tmp_path):
+    options = ["--min-rating", "4", "--user-core", "1", "--item-core", "1", "-o", tmp_path / "set"]
+    assert mmtk(*arguments, *options).exit_code == 0
+    new = tmp_path / "new.csv"
+    ask = ["recommend", "new-users", "--checkpoint", train(mmtk, tmp_path / "set"), "-q"]
+    ask += ["--interactions", new, "--top-k", "3"]
+    new.write_text("customer,sku,stars\nzoe,p01,5\n")
+    high = mmtk(*ask)
+    assert high.exit_code == 0, high.output
+    new.write_text("customer,sku,stars\nzoe,p01,5\nzoe,p02,1\nyan,p03,2\n")
+    assert mmtk(*ask).stdout == high.stdout
+    rule = "the data set counts ratings from 4 on (filter.min_rating)"
+    for content, expected in {
+        "customer,sku\nzoe,p01\n": f"no column looks like the rating, and {rule}; add a column 'rating'",
+        "customer,sku,stars\nzoe,p01,3\n": f"{rule}, and none of its ratings is as high",
+        "customer,sku,stars\nzoe,p01,good\n": "new.csv:2: stars 'good' is no rating",
+    }.items():
+        new.write_text(content)
+        refused = mmtk(*ask)
+        assert refused.exit_code == 2
+        assert expected in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_new_items_are_told_remedies_that_exist(arguments, mmtk, tmp_path, shop):
+    (shop / "products.csv").write_text(
+        "sku,title,file\n" + "".join(f"p{n:02d},red cup,p{n:02d}.png\n" for n in range(18))
+    )
+    named = ["--text-column", "title", "--image-column", "file", "-o", tmp_path / "set"]
+    assert mmtk(*arguments, *named).exit_code == 0
+    new = tmp_path / "new.csv"
+    ask = ["recommend", "new-items", "--checkpoint", train(mmtk, tmp_path / "set"), "--items", new, "-q"]
+    new.write_text("sku,title\ntwin,red cup\n")
+    assert mmtk(*ask).exit_code == 0
+    for header, more, missing in (("sku,name", [], "title"), ("sku,title", ["--images", "."], "file")):
+        new.write_text(f"{header}\ntwin,red cup\n")
+        refused = mmtk(*ask, *more)
+        assert refused.exit_code == 2
+        assert f"new.csv:1: no column '{missing}' (so named when the data set was" in refused.stderr
