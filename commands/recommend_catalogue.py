@@ -142,7 +142,25 @@ def _plan(
         return plan_resume(PrepareSettings, resume, file, changes, output, RESUMABLE)
     if output is None:
         raise UsageError("no folder to make; name a new one with --output FOLDER")
-    return plan_run("recommend", PrepareSettings, file, changes, output)
+    plan = plan_run("recommend", PrepareSettings, file, changes, output)
+    _check_idle_options(plan.resolved.settings, given)
+    return plan
+
+
+def _check_idle_options(settings: "PrepareSettings", given: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuse options about texts without a catalogue, and about pictures without their folder."""
+    for option, source, remedy in (
+        ("--text-encoder", settings.items, "--items FILE"),
+        ("--text-column", settings.items, "--items FILE"),
+        ("--image-encoder", settings.images, "--images FOLDER"),
+        ("--image-column", settings.images, "--images FOLDER"),
+    ):
+        value = given[option][1]
+        if source is None and value and value != "none":
+            shown = " ".join(value) if isinstance(value, list) else value
+            raise UsageError(
+                f"{option} {shown}: does nothing without {remedy}; give that too, or leave it out"
+            )
 
 
 def _print_dry_run(plan: "Plan[PrepareSettings]", *, as_json: bool) -> None:

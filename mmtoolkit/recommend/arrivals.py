@@ -42,8 +42,14 @@ def new_item_features(
     if bool(features) == (items is not None):
         raise UsageError("give the new items with --items FILE (and --images FOLDER), or with --features")
     if items is None:
+        if images is not None:
+            raise UsageError(
+                f"--images {images}: does nothing with --features; give --items FILE, or leave it out"
+            )
         return _ready_features(features)
     settings, manifest = _preparation(model)
+    if images is not None and "image" not in manifest["modalities"]:
+        raise UsageError(f"--images {images}: the data set was prepared without pictures; leave it out")
     columns = settings.columns if images else settings.columns.model_copy(update={"image": None})
     options = _header_options(columns, {"item": "catalogue_item", "text": "text", "image": "image"})
     names = read_item_names(items, columns, options)

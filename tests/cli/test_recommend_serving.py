@@ -151,6 +151,10 @@ BAD = {
     "features without name": (["new-items", "--features", "y.npy"], "--features y.npy: write NAME=FILE"),
     "no features file": (["new-items", "--features", "text=y.npy"], "y.npy: not a readable .npy file"),
     "not prepared": (["new-items", "--items", "x.csv"], "not made by 'mmtk recommend prepare'"),
+    "features and pictures": (
+        ["new-items", "--features", "text=y.npy", "--images", "nowhere"],
+        "--images nowhere: does nothing with --features",
+    ),
     "no new users": (["new-users", "--interactions", "x.csv"], "x.csv: cannot be read: No such file"),
     "used folder": (["export", "-o", "."], "--output .: already there and not empty"),
 }

@@ -69,7 +69,9 @@ def gather(settings: PrepareSettings) -> Material:
     logger.info("%s: %d interactions", settings.interactions.name, len(raw))
     kept, dropped = filter_interactions(raw, settings.filter)
     table, labels, idle = split_interactions(kept, settings.split, settings.seed)
-    catalogue = read_catalogue(settings.items, table.item_names, settings.columns)
+    catalogue = read_catalogue(
+        settings.items, table.item_names, settings.columns, texts_needed=settings.text.encoder != "none"
+    )
     pictures = find_pictures(settings.images, table.item_names, catalogue.pictures)
     _check_inputs(settings, catalogue, pictures)
     counts = {

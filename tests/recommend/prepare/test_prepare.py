@@ -338,3 +338,56 @@ def test_new_items_are_told_remedies_that_exist(arguments, mmtk, tmp_path, shop)
         refused = mmtk(*ask, *more)
         assert refused.exit_code == 2
         assert f"new.csv:1: no column '{missing}' (so named when the data set was" in refused.stderr
+
+
+def test_a_shop_of_pictures_alone(arguments, mmtk, tmp_path, shop):
+    (shop / "products.csv").write_text(
+        "sku,photo\n" + "".join(f"p{n:02d},p{17 - n:02d}.png\n" for n in range(18))
+    )
+    pictures = [*arguments, "--image-column", "photo", "-o", tmp_path / "set"]
+    assert "no column looks like a text; name some with --text-column" in mmtk(*pictures).stderr
+    result = mmtk(*pictures, "--text-encoder", "none")
+    assert result.exit_code == 0, result.output
+    assert set(read_folder(tmp_path / "set").modalities) == {"image"}
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["columns"]["items"] == {"item": "sku", "image": "photo"}
+    run = train(mmtk, tmp_path / "set")
+    new = tmp_path / "new.csv"
+    new.write_text("sku,photo\ntwin,p01.png\n")
+    ask = ["recommend", "new-items", "--checkpoint", run, "--items", new, "--neighbours", "-q"]
+    result = mmtk(*ask, "--images", shop / "photos")
+    assert result.exit_code == 0, result.output
+    assert "twin,1,p16" in result.stdout
+    refused = mmtk(*ask)
+    assert refused.exit_code == 2
+    assert "the data set has only image; give --images FOLDER" in refused.stderr
+
+
+def test_pictures_are_refused_where_the_data_set_has_none(arguments, mmtk, tmp_path, shop):
+    assert mmtk(*arguments, "--image-encoder", "none", "-o", tmp_path / "set").exit_code == 0
+    run, new = train(mmtk, tmp_path / "set"), tmp_path / "new.csv"
+    new.write_text("sku,title\ntwin,red cup\n")
+    ask = ["recommend", "new-items", "--checkpoint", run, "--items", new, "-q"]
+    refused = mmtk(*ask, "--images", shop / "photos")
+    assert refused.exit_code == 2
+    assert "the data set was prepared without pictures; leave it out" in refused.stderr
+    assert mmtk(*ask).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--items", "--image-column", "X"], "--image-column X: does nothing without --images FOLDER"),
+        (["--items", "--image-encoder", "o/x"], "--image-encoder o/x: does nothing without --images FOLDER"),
+        (["--images", "--text-encoder", "o/x"], "--text-encoder o/x: does nothing without --items FILE"),
+        (["--images", "--text-column", "X"], "--text-column X: does nothing without --items FILE"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(options, expected, mmtk, tmp_path, shop):
+    source = {"--items": shop / "products.csv", "--images": shop / "photos"}[options[0]]
+    needed = ["--interactions", shop / "sales.csv", options[0], source, "-o", tmp_path / "set"]
+    refused = mmtk("recommend", "prepare", *needed, *options[1:])
+    assert refused.exit_code == 2
+    assert expected in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "set").exists()

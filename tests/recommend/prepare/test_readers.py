@@ -187,7 +187,10 @@ BAD_OPTIONS = {
         ["--text-column", "titel"],
         "products.csv:1: no column 'titel' (--text-column)",
     ),
-    "no such image column": (["--image-column", "file"], "no column 'file' (--image-column)"),
+    "no such image column": (
+        ["--image-column", "file", "--images", "../shop/photos"],
+        "no column 'file' (--image-column)",
+    ),
     "no image folder": (["--images", "nowhere"], "nowhere: no such folder; name the folder of the pictures"),
     "no picture fits": (["--images", "."], "none of its 0 pictures belongs to an item"),
     "no encoder": (["--text-encoder", "nowhere"], "--text-encoder nowhere: no such folder, nor a hub id"),
