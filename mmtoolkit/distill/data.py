@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from mmtoolkit.core.arrays import read_npz
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.distill.config import SHAPES, DataSettings
 from mmtoolkit.distill.shapes import make_shapes
@@ -122,14 +121,9 @@ def _from_arrays(name: str, images: NDArray[np.uint8], texts: Sequence[str], kin
 def _read_npz(path: Path) -> Pictures:
     """Read `images` `(n, side, side, 3)` in 0..255, and `captions` or `labels` `(n,)` where they are."""
     try:
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"not an .npz of plain arrays: {reason}", path=path) from None
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise DataError(f"not an .npz of plain arrays: {error}", path=path) from None
     images = next((arrays[name] for name in ("images", "arr_0") if name in arrays), None)
     if images is None:
         raise DataError(f"has no array 'images' (it has: {', '.join(arrays) or 'none'})", path=path)

@@ -5,14 +5,13 @@ Li et al. 2020, "Learning Formation of Physically-Based Face Attributes", arXiv 
 those of :mod:`mmtoolkit.landmarks.render`.
 """
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmtoolkit.core.arrays import read_npz
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.points import IBUG_PLACES
 from mmtoolkit.landmarks.render import Array
@@ -91,12 +90,11 @@ def load_ict(path: Path) -> IctModel:
     Raises:
         DataError: if the file is missing or is something else.
     """
+    if not path.exists():
+        raise DataError("no such file", path=path)
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in (*_SHAPES, "material_names")}
-    except FileNotFoundError:
-        raise DataError("no such file", path=path) from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
+        arrays = read_npz(path, (*_SHAPES, "material_names"))
+    except ValueError:
         names = ", ".join(_SHAPES)
         raise DataError(f"not an ICT-FaceKit light model (.npz with {names})", path=path) from None
     for name, dimensions in _SHAPES.items():

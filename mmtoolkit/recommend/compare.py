@@ -1,7 +1,5 @@
 """Compare runs on one data set: means and deviations over seeds, and paired bootstrap over users."""
 
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmtoolkit.core.arrays import read_npz
 from mmtoolkit.core.checkpoint import BEST, find_checkpoint, load_checkpoint
 from mmtoolkit.core.config import config_layer, flatten, resolve
 from mmtoolkit.core.errors import CheckpointError, UsageError
@@ -159,9 +158,8 @@ def score_run(path: Path, split: SplitName) -> ScoredRun:
     stored = path / f"users_{split}.npz"
     if stored.is_file():
         try:
-            with stored.open("rb") as stream, np.load(stream) as file:
-                scores = {name: file[name].astype(np.float64) for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            scores = {name: values.astype(np.float64) for name, values in read_npz(stored).items()}
+        except ValueError:
             raise CheckpointError(f"{stored}: damaged; delete it, and the run is ranked again") from None
     else:
         logger.info("%s: ranks the %s split again", path, split)
