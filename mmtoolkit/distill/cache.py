@@ -8,7 +8,6 @@
 Files appear whole or not at all; a stopped run continues with the next one.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from mmtoolkit.core.run import write_atomic
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.data import Pictures, open_pictures
 from mmtoolkit.distill.families import Autoencoder, Source, encode_in_parts
-from mmtoolkit.distill.files import open_tensors, read_json_file, read_tensors
+from mmtoolkit.distill.files import fingerprint, open_tensors, read_json_file, read_tensors
 from mmtoolkit.distill.model import Condition
 
 SHARD = 256
@@ -144,8 +143,7 @@ def write_cache(settings: DistillSettings, folder: Path, pictures: Pictures | No
     """
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
     pictures = checked_pictures(settings, folder) if pictures is None else pictures
-    size = settings.data.size or default_size(source)
-    facts = _plan(settings, source, pictures, size)
+    facts = _plan(settings, source, pictures)
     _start(folder, facts)
     _write_texts(source, settings, folder, facts)
     _write_latents(source, settings, folder, pictures, facts)
@@ -176,7 +174,7 @@ def describe_work(settings: DistillSettings) -> dict[str, int | str]:
     """
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
     pictures = open_pictures(settings.data)
-    facts = _plan(settings, source, pictures, settings.data.size or default_size(source))
+    facts = _plan(settings, source, pictures)
     autoencoder = Autoencoder(source, facts["size"])
     width = 4 if settings.precision == "float32" else 2
     latents = len(pictures) * math.prod(autoencoder.shape) * width * (2 if facts["flip"] else 1)
@@ -190,26 +188,27 @@ def describe_work(settings: DistillSettings) -> dict[str, int | str]:
     }
 
 
-def default_size(source: Source) -> int:
-    """Return the side in pixels of the pictures that the base was trained on."""
+def picture_size(settings: DistillSettings, source: Source) -> int:
+    """Return `data.size`, or the side in pixels of the pictures that the base was trained on."""
+    if settings.data.size:
+        return settings.data.size
     network, vae = source.config(source.family.part), source.config("vae")
     side = network.get("sample_size") or 128
     return int(side) << (len(vae["block_out_channels"]) - 1)
 
 
-def _plan(settings: DistillSettings, source: Source, pictures: Pictures, size: int) -> dict[str, Any]:
+def _plan(settings: DistillSettings, source: Source, pictures: Pictures) -> dict[str, Any]:
     prompts = sorted(set(pictures.texts)) if pictures.kind != "none" else []
     number = {prompt: index for index, prompt in enumerate(prompts)}
-    text = json.dumps([list(pictures.names), list(pictures.texts)])
     return {
         "family": source.family.name,
         "base": _place(source.base),
-        "size": size,
+        "size": picture_size(settings, source),
         "flip": settings.data.flip,
         "precision": settings.precision,
         "seed": settings.seed,
         "data": pictures.name,
-        "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "fingerprint": fingerprint([list(pictures.names), list(pictures.texts)]),
         "prompts": prompts,
         "prompt_of": [number.get(one, -1) for one in pictures.texts],
     }

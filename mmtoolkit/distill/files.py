@@ -1,5 +1,6 @@
-"""Safetensors files and JSON objects that may have been damaged or written by others."""
+"""Fingerprints, and safetensors files and JSON objects that may have been damaged or written by others."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmtoolkit.core.errors import CheckpointError
+
+
+def fingerprint(values: object) -> str:
+    """Return sixteen characters that tell values, as JSON, from others."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def open_tensors(path: Path) -> Any:

@@ -7,13 +7,15 @@ batch compute what the whole computes, and a resumed run continues to the same b
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmtoolkit.core.errors import ConfigError, DivergenceError
+from mmtoolkit.distill.model import Denoiser
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,6 +83,17 @@ class Average:
         """Take over saved values."""
         for name, value in self.values.items():
             value.copy_(values[name])
+
+
+@contextmanager
+def unwrapped(denoiser: Denoiser, accelerator: "Accelerator") -> Iterator[None]:
+    """Use a network without what shares it between processes, of which only one is drawing."""
+    wrapped = denoiser.network
+    denoiser.network = accelerator.unwrap_model(wrapped)
+    try:
+        yield
+    finally:
+        denoiser.network = wrapped
 
 
 def rate_factor(step: int, steps: int, *, warmup: int, cooldown: int) -> float:

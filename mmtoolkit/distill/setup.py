@@ -1,8 +1,7 @@
 """What training holds, made from the settings, and its checkpoints."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.data import PixelExamples, load_images, open_pictures
+from mmtoolkit.distill.files import fingerprint
 from mmtoolkit.distill.loop import Average, parts_of
 from mmtoolkit.distill.model import Denoiser, Examples, move
 from mmtoolkit.distill.targets import Targets
@@ -81,7 +81,7 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
         optimizer=_optimizer(settings, list(parameters.values())),
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"),
         average=Average(parameters, settings.train.ema),
-        meta={"engine": "distill train", "facts": facts, "texts": fingerprint(examples), **meta},
+        meta={"engine": "distill train", "facts": facts, "texts": texts_of(examples), **meta},
     )
     parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
     denoiser.network = accelerator.prepare_model(denoiser.network)
@@ -103,14 +103,14 @@ def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denois
 def _load_latent(
     settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
 ) -> tuple[Denoiser, Examples, dict[str, Any]]:
-    from mmtoolkit.distill.cache import default_size, is_cache, open_cache
+    from mmtoolkit.distill.cache import is_cache, open_cache, picture_size
     from mmtoolkit.distill.families import Source, load_latent
     from mmtoolkit.distill.memory import check_memory, expected_memory
 
     path, device = settings.data.path, accelerator.device
     examples = open_cache(path, settings) if path is not None and is_cache(path) else None
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
-    size = examples.facts["size"] if examples else settings.data.size or default_size(source)
+    size = examples.facts["size"] if examples else picture_size(settings, source)
     rows = settings.train.batch_size // (settings.train.accumulation * accelerator.num_processes)
     memory = expected_memory(settings, source, size, max(1, rows))
     listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())
@@ -169,33 +169,37 @@ def save(training: Training, run: RunDirectory) -> None:
     save_checkpoint(run.checkpoints, training.step, checkpoint)
 
 
-def fingerprint(examples: Examples) -> str:
-    """Return sixteen characters that tell the texts of all examples, in order, from others."""
-    texts = examples.texts(torch.arange(len(examples)))
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+def texts_of(examples: Examples) -> str:
+    """Return what tells the texts of all examples, in order, from others."""
+    return fingerprint(examples.texts(torch.arange(len(examples))))
 
 
-def check_data(examples: Examples, run: RunDirectory) -> None:
-    """Refuse to train on with other data than the run's last checkpoint saw, where it says which they were.
+def check_data(stored: Checkpoint, examples: Examples, path: Path) -> None:
+    """Refuse to train on with other data than a checkpoint saw, where it says which they were.
 
     Raises:
-        CheckpointError: if there is no checkpoint, or its examples had other texts.
+        CheckpointError: if its examples had other texts.
     """
-    path = find_checkpoint(run.checkpoints)
-    found = load_checkpoint(path, state=False).meta.get("texts")
-    if found not in (None, fingerprint(examples)):
+    if stored.meta.get("texts") not in (None, texts_of(examples)):
         raise CheckpointError(f"{path}: trained on other pictures or texts; give its own data with --data")
 
 
 @torch.no_grad()
-def restore(training: Training, run: RunDirectory) -> None:
+def restore(training: Training, run: RunDirectory, *, same_data: bool = False) -> None:
     """Put the last checkpoint back, as if training had never stopped.
 
+    Args:
+        training: of the same settings.
+        run: whose checkpoint it is.
+        same_data: see that it saw the data that are there now, on which training goes on.
+
     Raises:
-        CheckpointError: if there is none, or it belongs to another base.
+        CheckpointError: if there is none, or it belongs to another base or other data.
     """
     path = find_checkpoint(run.checkpoints)
     stored = load_checkpoint(path)
+    if same_data:
+        check_data(stored, training.examples, path)
     weights = matching_weights(stored.state["weights"], dict(training.parameters), path)
     for name, parameter in training.parameters.items():
         parameter.copy_(weights[name])

@@ -31,10 +31,11 @@ from mmtoolkit.distill.loop import (
     set_rate,
     step_generator,
     take_step,
+    unwrapped,
 )
 from mmtoolkit.distill.model import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
 from mmtoolkit.distill.pixel import PixelDenoiser, PixelNetwork, PixelSpec, save_pixel, with_size
-from mmtoolkit.distill.setup import check_data, fingerprint
+from mmtoolkit.distill.setup import check_data, texts_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -91,7 +92,6 @@ def teach(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
     """
     teaching = set_up(settings)
     if resume:
-        check_data(teaching.examples, run)
         restore(teaching, run)
     if teaching.accelerator.is_main_process:
         run.start()
@@ -212,10 +212,9 @@ def draw_samples(teaching: Teaching, run: RunDirectory) -> None:
     generator = step_generator(teaching.settings.seed, 0, denoiser.device)
     noise = torch.randn((GRID_ROWS, *denoiser.shape), generator=generator, device=denoiser.device)
     condition = {"tokens": denoiser.spec.tokens(teaching.texts).to(denoiser.device)}
-    wrapped, denoiser.network = denoiser.network, denoiser.model
-    with swapped(denoiser.trainable(), teaching.average.values):
+    averaged = swapped(denoiser.trainable(), teaching.average.values)
+    with unwrapped(denoiser, teaching.accelerator), averaged:
         pictures = teacher_samples(denoiser, condition, noise, guidance=2.0)
-    denoiser.network = wrapped
     save_grid(denoiser.decode(pictures), 8, run.path / "samples" / f"{teaching.step:06d}.png")
 
 
@@ -230,7 +229,7 @@ def save(teaching: Teaching, run: RunDirectory) -> None:
     meta = {
         "engine": "distill teach",
         "spec": teaching.denoiser.spec.to_json(),
-        "texts": fingerprint(teaching.examples),
+        "texts": texts_of(teaching.examples),
     }
     save_checkpoint(run.checkpoints, teaching.step, Checkpoint(teaching.average.values, state, meta))
 
@@ -243,6 +242,7 @@ def restore(teaching: Teaching, run: RunDirectory) -> None:
     """
     path = find_checkpoint(run.checkpoints)
     stored = load_checkpoint(path)
+    check_data(stored, teaching.examples, path)
     if stored.meta.get("spec") != teaching.denoiser.spec.to_json():
         raise CheckpointError(
             f"{path}: taught on other words, sizes or widths; give its own data with --data"

@@ -1,8 +1,7 @@
 """Distil a student: the same step for LCM, PCM, TCD and TDD, for every family of models."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +14,19 @@ from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.generate import save_grid, student_samples, teacher_samples
-from mmtoolkit.distill.loop import batch_rows, parts_of, rate_factor, set_rate, step_generator, take_step
+from mmtoolkit.distill.loop import (
+    batch_rows,
+    parts_of,
+    rate_factor,
+    set_rate,
+    step_generator,
+    take_step,
+    unwrapped,
+)
 from mmtoolkit.distill.losses import Draw, distillation_loss
 from mmtoolkit.distill.model import Condition, autocast, move, swapped
 from mmtoolkit.distill.report import write_train_report
-from mmtoolkit.distill.setup import Training, check_data, restore, save, set_up
+from mmtoolkit.distill.setup import Training, restore, save, set_up
 
 GRID_STEPS = (2, 4, 8)
 GRID_COLUMNS = 8
@@ -61,8 +68,7 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
     """
     training = set_up(settings, run)
     if resume and run.checkpoints.exists():
-        check_data(training.examples, run)
-        restore(training, run)
+        restore(training, run, same_data=True)
     if training.accelerator.is_main_process:
         run.start()
         if resume:
@@ -206,7 +212,11 @@ def reference_samples(training: Training) -> tuple[Condition, Tensor, Tensor]:
     condition = move(training.examples.batch(rows)[1], device)
     generator = step_generator(training.settings.seed, 0, device)
     noise = torch.randn((columns, *denoiser.shape), generator=generator, device=device)
-    with _unwrapped(training), denoiser.teacher(), autocast(device, training.settings.precision):
+    with (
+        unwrapped(denoiser, training.accelerator),
+        denoiser.teacher(),
+        autocast(device, training.settings.precision),
+    ):
         guidance = 1 + training.settings.targets.guidance
         samples = teacher_samples(denoiser, condition, noise, guidance=guidance)
     return condition, noise, samples
@@ -219,7 +229,8 @@ def draw_samples(
     gaps, rows = {}, [reference]
     grid = training.settings.targets.training_steps
     context = swapped(training.parameters, training.average.values)
-    with _unwrapped(training), context, autocast(training.device, training.settings.precision):
+    precision = autocast(training.device, training.settings.precision)
+    with unwrapped(training.denoiser, training.accelerator), context, precision:
         for steps in (steps for steps in GRID_STEPS if steps <= grid):
             samples = student_samples(training.denoiser, condition, noise, steps=steps, training_steps=grid)
             gaps[f"gap@{steps}"] = float((samples - reference).square().mean())
@@ -228,17 +239,6 @@ def draw_samples(
             pictures = training.denoiser.decode(torch.cat(rows))
     save_grid(pictures, len(noise), run.path / "samples" / f"{training.step:06d}.png")
     return gaps
-
-
-@contextmanager
-def _unwrapped(training: Training) -> Iterator[None]:
-    """Use the network without what shares it between processes, of which only one is drawing."""
-    wrapped = training.denoiser.network
-    training.denoiser.network = training.accelerator.unwrap_model(wrapped)
-    try:
-        yield
-    finally:
-        training.denoiser.network = wrapped
 
 
 def describe(training: Training) -> str:
