@@ -12,12 +12,12 @@ from . import options
 from .landmarks_options import (
     DATA,
     Data,
-    DetectorChoice,
     Download,
     Finder,
     Flip,
     NewFile,
     Weights,
+    open_detector,
     open_landmarker,
 )
 from .options import (
@@ -161,7 +161,7 @@ def evaluate(
     """Score a network or ready predictions by the challenge's protocol."""
     start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.landmarks.report import metric_table, part_table
-    from mmtoolkit.landmarks.tasks import data_name, score
+    from mmtoolkit.landmarks.tasks import RENDERED, score
 
     if predictions and (checkpoint or flip or device or passes != 1):
         raise UsageError("give PREDICTIONS or a network (--checkpoint, --flip, --device, --passes), not both")
@@ -172,13 +172,13 @@ def evaluate(
         groups = {"groups": found.groups, "parts": found.parts, "offset": found.offset}
         print_json(
             "landmarks eval",
-            data=str(data or data_name(data)),
+            data=str(data or RENDERED),
             metrics=found.metrics,
             **groups,
             files=written,
         )
         return
-    print_table(f"{data or data_name(data)}: NME over sqrt(w h) of the true box", *metric_table(found))
+    print_table(f"{data or RENDERED}: NME over sqrt(w h) of the true box", *metric_table(found))
     print_table("By part", *part_table(found))
     right, down = (100 * value for value in found.offset)
     typer.echo(f"Mean offset of the predictions: {right:+.2f} % to the right, {down:+.2f} % down")
@@ -217,15 +217,13 @@ def predict(
 ) -> None:
     """Find faces and locate their points; with --output, write them."""
     start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.landmarks.detect import make_detector
     from mmtoolkit.landmarks.tasks import parse_box, predict_source
 
     if box is not None and (detector or download):
         raise UsageError("give the --box or a --detector that finds it, not both")
     given = None if box is None else parse_box(box)
     landmarker = open_landmarker(checkpoint, device, flip=flip)
-    name = (detector or DetectorChoice.small).value
-    finder = None if box else make_detector(name, landmarker.device.type, download=download)
+    finder = None if box else open_detector(detector, landmarker, download=download)
     found = predict_source(
         landmarker, source, finder, box=given, passes=passes, smooth=smooth, frames=frames, workers=workers
     )
@@ -292,13 +290,13 @@ def compare(
     start_output(quiet=quiet, verbose=verbose)
     from dataclasses import asdict
 
-    from mmtoolkit.landmarks.tasks import compare_sources, data_name
+    from mmtoolkit.landmarks.tasks import RENDERED, compare_sources
 
     sources = [open_landmarker(p, device) if _is_network(p) else p for p in (first, second)]
     found = compare_sources(sources[0], sources[1], data, alpha=alpha, seed=seed)
     if as_json:
         print_json(
-            "landmarks compare", data=str(data or data_name(data)), comparisons=[asdict(one) for one in found]
+            "landmarks compare", data=str(data or RENDERED), comparisons=[asdict(one) for one in found]
         )
         return
     columns = ["metric", "first", "second", "second - first", "95 % interval", "p"]
@@ -307,7 +305,7 @@ def compare(
          f"{c.low:+.4f} to {c.high:+.4f}", f"{c.p:.4f}"]
         for c in found
     ]  # fmt: skip
-    print_table(f"{data or data_name(data)}, paired bootstrap over faces", columns, rows)
+    print_table(f"{data or RENDERED}, paired bootstrap over faces", columns, rows)
 
 
 def _is_network(path: Path) -> bool:

@@ -9,6 +9,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
+    from mmtoolkit.landmarks.detect import Detector
     from mmtoolkit.landmarks.load import Landmarker
 
 DATA = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
@@ -69,3 +70,13 @@ def open_landmarker(
     from mmtoolkit.landmarks.load import load_landmarker
 
     return load_landmarker(checkpoint, device.value if device else "auto", flip=flip)
+
+
+def open_detector(
+    choice: DetectorChoice | None, landmarker: "Landmarker", *, download: bool
+) -> "Detector | None":
+    """Make the detector that the user named, or the small one that ships, where the network computes."""
+    from mmtoolkit.landmarks.detect import make_detector
+
+    name = (choice or DetectorChoice.small).value
+    return make_detector(name, landmarker.device.type, download=download)

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from . import options
-from .landmarks_options import DATA, DetectorChoice, Download, Finder, Flip, NewFile, Weights, open_landmarker
+from .landmarks_options import (
+    DATA,
+    Download,
+    Finder,
+    Flip,
+    NewFile,
+    Weights,
+    open_detector,
+    open_landmarker,
+)
 from .options import Debug, Device, DryRun, Json, Quiet, Seed, Verbose
 from .output import facts_as_text, print_facts, print_json, start_output
 
@@ -111,12 +120,10 @@ def submit(
 ) -> None:
     """Predict a test set and write a checked zip to hand in."""
     start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.landmarks.detect import make_detector
     from mmtoolkit.landmarks.tasks import submit as submit_engine
 
     landmarker = open_landmarker(checkpoint, device, flip=flip)
-    name = (detector or DetectorChoice.small).value
-    finder = make_detector(name, landmarker.device.type, download=download)
+    finder = open_detector(detector, landmarker, download=download)
     pictures = submit_engine(landmarker, data, output, finder)
     if as_json:
         print_json("landmarks submit", pictures=pictures, files=[str(output)])

@@ -35,6 +35,9 @@ from mmtoolkit.landmarks.predict import (
 from mmtoolkit.landmarks.report import draw_worst, plot_ced
 from mmtoolkit.landmarks.synthetic import render_faces
 
+RENDERED = "rendered validation faces"
+"""Names the data set of :func:`labelled_faces` that nobody named."""
+
 
 def predict_faces(
     landmarker: Landmarker, truths: Sequence[Annotation], *, passes: int = 1, batch_size: int = 32
@@ -113,7 +116,7 @@ def score(
             errors = zip(evaluation.names, evaluation.errors, strict=True)
             rows = ["name,nme", *(f"{name},{error:.6f}" for name, error in errors)]
             (folder / "errors.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-            plot_ced({data_name(data): evaluation.errors}, folder / "ced.png", alpha)
+            plot_ced({data.name if data else RENDERED: evaluation.errors}, folder / "ced.png", alpha)
     return evaluation, [output / name for name in ("ced.png", "worst.jpg", "errors.csv")]
 
 
@@ -142,11 +145,6 @@ def labelled_faces(data: Path | None) -> Iterator[list[Annotation]]:
         folder = Path(name) / "rendered"
         write_jd(folder, watch(render_faces(count, seed=seed), "rendering", count))
         yield read_annotations(folder)
-
-
-def data_name(data: Path | None) -> str:
-    """Name the data set in tables and plots."""
-    return "rendered validation faces" if data is None else data.name
 
 
 def compare_sources(
