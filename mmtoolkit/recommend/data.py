@@ -9,8 +9,9 @@ columns are left out. Ids run from 0. `i_id_mapping.csv` (MMRec's) may list item
 import hashlib
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import NoReturn
 
@@ -340,6 +341,7 @@ def _split(path: Path, table: IntArray, items: int) -> list[sp.csr_array]:
             "leave that user out",
             path=path,
         )
+    _check_disjoint(path, table, matrices)
     return matrices
 
 
@@ -351,6 +353,23 @@ def interaction_matrix(table: IntArray, users: int, items: int) -> sp.csr_array:
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix
+
+
+def _check_disjoint(path: Path, table: IntArray, matrices: Sequence[sp.csr_array]) -> None:
+    """Refuse pairs of user and item in two splits: what was trained on is never ranked, so never found."""
+    for first, second in combinations(range(len(SPLITS)), 2):
+        shared = matrices[first].multiply(matrices[second]).tocoo()
+        if not shared.nnz:
+            continue
+        user, item = int(shared.row[0]), int(shared.col[0])
+        others = f" (and {shared.nnz - 1} more pairs)" if shared.nnz > 1 else ""
+        lines = np.flatnonzero((table == (user, item, second)).all(axis=1))
+        raise DataError(
+            f"user {user} with item {item}{others} is in {SPLITS[first]} and in {SPLITS[second]}; "
+            "leave every pair in one split alone",
+            path=path,
+            line=int(lines[0]) + 2,
+        )
 
 
 def _complain_idle(path: Path, table: IntArray, user: int, more: int) -> NoReturn:

@@ -107,6 +107,28 @@ def test_bad_input_is_one_line_exit_2_and_writes_nothing(kind, data_folder, tmp_
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("label", "other", "count", "expected"),
+    [
+        (0, 2, 3, "{pair} (and 2 more pairs) is in train and in test"),
+        (1, 0, 1, "{pair} is in train and in validation"),
+        (2, 1, 1, "{pair} is in validation and in test"),
+    ],
+)
+def test_a_pair_in_two_splits_is_refused(label, other, count, expected, data_folder, tmp_path, mmtk):
+    path = data_folder / "tiny.inter"
+    found = [line for line in path.read_text().splitlines() if line.endswith(f"\t{label}")][:count]
+    edit(path, lambda lines: lines.extend(f"{line[:-1]}{other}" for line in found))
+    user, item, _ = found[0].split("\t")
+    result = mmtk("recommend", "train", "--data", data_folder, "-o", tmp_path / "run", "-c", "tiny", "-q")
+    assert result.exit_code == 2, result.output
+    later = path.read_text().splitlines().index(f"{user}\t{item}\t{max(label, other)}") + 1
+    pair = f"tiny.inter:{later}: user {user} with item {item}"
+    assert f"{expected.format(pair=pair)}; leave every pair in one split alone" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_fewer_feature_rows_than_items_name_the_line(data_folder):
     save(data_folder / "text_feat.npy", lambda a: a[:40])
     with pytest.raises(
