@@ -224,7 +224,8 @@ def _write_tables(folder: Path, material: Material) -> None:
     columns |= {"x_label": material.labels}
     rows = zip(*(map(_plain, values.tolist()) for values in columns.values()), strict=True)
     lines = ["\t".join(columns), *("\t".join(row) for row in rows)]
-    write_atomic(folder / f"{folder.absolute().name}.inter", "\n".join(lines) + "\n")
+    write_atomic(_inter_path(folder), "\n".join(lines) + "\n")
+    _drop_old_name(_inter_path(folder))
     parts = zip(
         table.item_names, material.catalogue.titles, material.catalogue.texts, material.pictures, strict=True
     )
@@ -235,6 +236,17 @@ def _write_tables(folder: Path, material: Material) -> None:
     write_atomic(
         folder / "items.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
     )
+
+
+def _inter_path(folder: Path) -> Path:
+    return folder / f"{folder.absolute().name}.inter"
+
+
+def _drop_old_name(inter: Path) -> None:
+    """Remove the same interactions under the name that the folder had before it was renamed."""
+    for other in sorted(inter.parent.glob("*.inter")):
+        if other != inter and _sha256(other) == _sha256(inter):
+            other.unlink()
 
 
 def _plain(number: float) -> str:
@@ -282,7 +294,7 @@ def _finish(
     told: Mapping[Kind, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write the manifest and remove what only an interrupted preparation needs."""
-    written = [f"{folder.absolute().name}.inter", "u_id_mapping.csv", "i_id_mapping.csv", "items.jsonl"]
+    written = [_inter_path(folder).name, "u_id_mapping.csv", "i_id_mapping.csv", "items.jsonl"]
     written += [f"{kind}_feat.npy" for kind in told]
     manifest = {
         "name": folder.absolute().name,

@@ -95,6 +95,28 @@ def test_an_interrupted_preparation_resumes_to_the_same_bits(
     assert "already prepared" in refused.stderr
 
 
+def test_a_folder_that_was_renamed_resumes_under_its_new_name(
+    prepared, arguments, mmtk, tmp_path, monkeypatch
+):
+    from mmtoolkit.recommend.prepare import write
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    begun, renamed = tmp_path / "begun", tmp_path / "renamed"
+    with monkeypatch.context() as patched:
+        patched.setattr(write, "_encode", killed)
+        assert mmtk(*arguments, "-o", begun).exit_code == 130
+    begun.rename(renamed)
+    (renamed / "other.inter").write_text("somebody's\n")
+    result = mmtk("recommend", "prepare", "--resume", renamed, "-q")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in renamed.glob("*.inter")} == {"renamed.inter", "other.inter"}
+    (renamed / "other.inter").unlink()
+    assert read_folder(renamed).fingerprint() == read_folder(prepared).fingerprint()
+    assert json.loads((renamed / "manifest.json").read_text())["name"] == "renamed"
+
+
 def test_resume_refuses_other_settings_and_other_files(arguments, mmtk, tmp_path, monkeypatch, shop):
     from mmtoolkit.recommend.prepare import write
 
