@@ -6,6 +6,7 @@ user is folded in: where the model is linear, by the very sum that makes a train
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.recommend.data import FloatArray, IntArray
+from mmtoolkit.recommend.evaluate import RANKED_ENTRIES
 from mmtoolkit.recommend.graph import BLOCK_ENTRIES, modality_weights
 from mmtoolkit.recommend.lists import Ranked
 from mmtoolkit.recommend.load import Model
@@ -135,9 +137,12 @@ def fold_in(
     Yields:
         A list for each new user, whose key is the place in `histories`.
     """
-    for start in range(0, len(histories), step := model.settings.evaluate.batch_size):
-        block = histories[start : start + step]
-        scores = _history_scores(model, block)
+    users = _folded_users(model, histories)
+    batch, items = model.settings.evaluate.batch_size, model.data.items
+    for start in range(0, len(histories), step := max(1, min(batch, RANKED_ENTRIES // items))):
+        chosen = slice(start, start + step)
+        block = histories[chosen]
+        scores = _history_scores(model, block, None if users is None else users[chosen])
         if not keep_seen:
             for row, history in enumerate(block):
                 scores[row, torch.from_numpy(history).to(scores.device)] = -torch.inf
@@ -145,17 +150,23 @@ def fold_in(
         yield from ranked(np.arange(start, start + len(block)), best.indices, best.values)
 
 
-def _history_scores(model: Model, histories: Sequence[IntArray]) -> Tensor:
-    """Score all items for histories, `(users, items)`."""
-    remembered = None
+def _folded_users(model: Model, histories: Sequence[IntArray]) -> Tensor | None:
+    """Fold all users in at once, as the fit is the same for all; None where histories alone make scores."""
+    if not histories or (model.history is not None and model.items is None):
+        return None
+    return fold_in_users(model, histories)
+
+
+def _history_scores(model: Model, histories: Sequence[IntArray], users: Tensor | None) -> Tensor:
+    """Score all items for histories and the representations of their users, `(users, items)`."""
+    parts: list[Tensor] = []
+    if users is not None:
+        items = representations(model, "new-users")[1]
+        parts.append(users.to(items) @ items.T)
     if model.history is not None:
         rows = _history_matrix(histories, model.data.items)
-        remembered = replace(model.history, history=rows).scores(np.arange(len(histories)))
-        if model.items is None:
-            return remembered
-    items = representations(model, "new-users")[1]
-    scores = fold_in_users(model, histories).to(items) @ items.T
-    return scores if remembered is None else scores + remembered
+        parts.append(replace(model.history, history=rows).scores(np.arange(len(histories))))
+    return reduce(torch.add, parts)
 
 
 def _history_matrix(histories: Sequence[IntArray], items: int) -> sp.csr_array:

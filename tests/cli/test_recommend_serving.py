@@ -100,6 +100,31 @@ def test_new_users(run, mmtk, tmp_path):
     assert "2 of 5 interactions are with unknown items; 1 users have no other" in result.stderr
 
 
+@pytest.mark.parametrize("kind", ["igdmrec", "bpr-mf", "ease"])
+def test_new_users_are_ranked_in_blocks_that_fit_and_fitted_once(
+    kind, mmtk, data_folder, tmp_path, monkeypatch
+):
+    from mmtoolkit.recommend import newcomers
+
+    run, file = tmp_path / "run", tmp_path / "new.csv"
+    monkeypatch.setattr("mmtoolkit.recommend.train.write_run_report", lambda *_: None)
+    result = mmtk("recommend", "train", *SMALL, "-s", f"model.kind={kind}", "--data", data_folder, "-o", run)
+    assert result.exit_code == 0, result.output
+    file.write_text("user,item\n" + "".join(f"new{n},{n}\nnew{n},{3 * n + 7}\n" for n in range(5)))
+    arguments = ["recommend", "new-users", "--checkpoint", run, "--interactions", file, "-q"]
+    at_once = rows_of(mmtk(*arguments).stdout)
+    assert len(at_once) == 5 * 20
+    fits, blocks = [], []
+    fold, rank = newcomers.fold_in_users, newcomers.ranked
+    monkeypatch.setattr(newcomers, "fold_in_users", lambda *given: fits.append(1) or fold(*given))
+    monkeypatch.setattr(newcomers, "ranked", lambda keys, *r: blocks.append(len(keys)) or rank(keys, *r))
+    monkeypatch.setattr(newcomers, "RANKED_ENTRIES", 2 * 60 + 1)
+    in_blocks = rows_of(mmtk(*arguments).stdout)
+    assert blocks == [2, 2, 1]
+    assert len(fits) == (kind != "ease")
+    assert [row["item"] for row in in_blocks] == [row["item"] for row in at_once]
+
+
 def test_new_items_from_ready_features(run, mmtk, data_folder, tmp_path):
     for name in ("text", "image"):
         np.save(tmp_path / f"{name}.npy", np.load(data_folder / f"{name}_feat.npy")[:2])
