@@ -110,10 +110,11 @@ def read_interactions(
     items, item_names = _number(path, lines, "item", columns["item"], cells[columns["item"]])
     numbers: dict[str, DoubleArray] = {}
     for role, possible in guesses.items():
-        strict = role in needed or getattr(chosen, role) is not None
+        named = getattr(chosen, role) is not None
+        option = "" if named else options[role]
         for column in possible:
-            last = column == possible[-1]
-            values = _convert(path, lines, role, column, cells[column], strict=strict, last=last)
+            strict, last = named or role in needed, column == possible[-1]
+            values = _convert(path, lines, role, column, cells[column], option, strict=strict, last=last)
             if values is not None:
                 numbers[role], columns[role] = values, column
                 break
@@ -152,7 +153,15 @@ def _number(
 
 
 def _convert(
-    path: Path, lines: list[int], role: str, column: str, cells: list[Any], *, strict: bool, last: bool
+    path: Path,
+    lines: list[int],
+    role: str,
+    column: str,
+    cells: list[Any],
+    option: str,
+    *,
+    strict: bool,
+    last: bool,
 ) -> DoubleArray | None:
     """Turn cells into numbers; None if the column may be left out and some cell is none.
 
@@ -162,6 +171,7 @@ def _convert(
         role: key of :data:`PARSERS`.
         column: its name.
         cells: what it holds.
+        option: how the user would name another column; empty where this one was named.
         strict: a column that holds what is looked for may not be left out.
         last: nor may any other, if strict, as there is no other column to try.
     """
@@ -170,8 +180,11 @@ def _convert(
         return np.array(values, np.float64)
     place = values.index(None)
     problem = f"{column} {cells[place]!r} is no {role} ({EXPECTED[role]})"
-    if strict and (last or any(value is not None for value in values)):
-        raise DataError(f"{problem}; mend or delete this line", path=path, line=lines[place])
+    some = any(value is not None for value in values)
+    if strict and (last or some):
+        remedy = "mend or delete this line" if some else "write the whole column so"
+        other = f", or name another one with {option}" if option and not some else ""
+        raise DataError(f"{problem}; {remedy}{other}", path=path, line=lines[place])
     logger.warning("%s:%d: %s; column '%s' is left out", path, lines[place], problem, column)
     return None
 

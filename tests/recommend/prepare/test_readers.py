@@ -253,8 +253,9 @@ def test_a_guessed_column_that_does_not_parse_is_left_out_with_a_note(header, ce
     assert read.columns == {"user": "user", "item": "item"}
     assert f"column '{header}' is left out" in caplog.text
     role = {"date": "time", "rating": "rating", "x_label": "label"}[header]
+    remedy = "write the whole column so" if header == "date" else "mend or delete this line"
     for strict in ({"chosen": ColumnSettings(**{role: header})}, {"needed": [role]}):
-        with pytest.raises(DataError, match=f"{header} '.*' is no {role}.*; mend or delete this line"):
+        with pytest.raises(DataError, match=f"{header} '.*' is no {role}.*; {remedy}"):
             read_interactions(path, **{"chosen": ColumnSettings()} | strict)
 
 
@@ -281,4 +282,8 @@ def test_a_shop_with_german_dates_is_split_at_random_but_not_by_time(shop, argum
         refused = mmtk(*arguments, "-o", tmp_path / "set", *option)
         assert refused.exit_code == 2
         assert "sales.csv:2: date '01.01.2024' is no time" in refused.stderr
+        assert "; write the whole column so" in refused.stderr
+        hint = ", or name another one with --time-column\n"
+        assert refused.stderr.endswith(hint) == (option[0] != "--time-column")
+        assert len(refused.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "set").exists()
