@@ -191,9 +191,12 @@ def _shared_users(train: sp.csr_array, fewest: int = 1) -> Iterator[tuple[int, s
     most = np.cumsum(by_item @ np.diff(train.indptr))  # pairs up to an item, at most
     cuts = np.searchsorted(most, np.arange(BLOCK_ENTRIES, most[-1], BLOCK_ENTRIES))
     for start, stop in pairwise(np.unique([0, *cuts, len(most)]).tolist()):
-        coo = sp.csr_array(by_item[start:stop] @ train).tocoo()
-        kept = (coo.data >= fewest) & (coo.row + start != coo.col)
-        yield start, sp.coo_array((coo.data[kept], (coo.row[kept], coo.col[kept])), coo.shape)
+        counts = sp.csr_array(by_item[start:stop] @ train)
+        kept = np.flatnonzero(counts.data >= fewest)  # few of all, so rows are made for these alone
+        rows = np.repeat(np.arange(stop - start), np.diff(np.searchsorted(kept, counts.indptr)))
+        columns, shared = counts.indices[kept], counts.data[kept]
+        others = rows + start != columns
+        yield start, sp.coo_array((shared[others], (rows[others], columns[others])), counts.shape)
 
 
 def _largest_of_rows(places: sp.coo_array, values: NDArray[Any], k: int) -> sp.csr_array:
