@@ -27,8 +27,8 @@ from mmtoolkit.recommend.workers import ALONE, Workers
 PARTS = 8
 """Parts of a batch while training; as many processes can share it."""
 
-CHUNK_ENTRIES = 2**23
-"""Entries of a batch, `(batch, hidden)`, above which its parts are mixed again in the backward pass."""
+KEPT_ENTRIES = 2**24
+"""Entries of the encoder, `(items, hidden)`, above which a batch is mixed again in the backward pass."""
 
 DENOISED_ENTRIES = 2**21
 """Most entries of a block, `(rows, hidden)`, while denoising (8 MB in float32)."""
@@ -96,8 +96,8 @@ def training_loss(
     """Draw noise levels, noise and dropped conditions for a batch, and return its loss (step 3).
 
     The batch is mixed in `PARTS` parts, each with draws of its own seed, so that several processes can
-    share the parts and still compute what one would. Parts above `CHUNK_ENTRIES` are mixed again in the
-    backward pass instead of being kept.
+    share the parts and still compute what one would. Above `KEPT_ENTRIES` the parts are mixed again in the
+    backward pass instead of being kept: the more items, the less of the time that takes.
 
     Args:
         net: CD-Net in training mode.
@@ -139,7 +139,7 @@ def training_loss(
         # the product is last, so that the backward pass, which needs its factors alone, need not repeat it
         return product(torch.cat([unit.to(net.dtype) for unit in units], dim=1), mixing, net.dtype)
 
-    again = batch * settings.hidden > CHUNK_ENTRIES
+    again = net.encoder.numel() > KEPT_ENTRIES
     sizes = [len(parts[i]) for i in mine]
     pieces = zip(*(part.split(sizes) for part in (encoded, conditions, steps, keep)), strict=True)
     mixed = torch.cat(

@@ -198,7 +198,7 @@ def test_mixing_again_and_small_blocks_change_nothing(monkeypatch):
         return [loss, *(p.grad for p in net.parameters())], lists, values
 
     whole, lists, values = run()
-    for name in ("CHUNK_ENTRIES", "DENOISED_ENTRIES"):
+    for name in ("KEPT_ENTRIES", "DENOISED_ENTRIES"):
         monkeypatch.setattr(f"mmtoolkit.recommend.diffusion.{name}", 17 * HIDDEN)
     again, small_lists, small_values = run()
     assert all(map(torch.equal, again, whole))
