@@ -72,6 +72,7 @@ def train(
 
     changes = command_layers(assignments, {"data.path": data, "seed": seed, "device": device})
     plan = plan_training("recommend", RecommendSettings, config, changes, resume, output, RESUMABLE)
+    _warn_of_idle_settings(plan)
     if dry_run:
         from mmtoolkit.recommend.train import describe_work
 
@@ -79,6 +80,16 @@ def train(
         print_dry_run("recommend train", plan.run.path, facts, as_json=as_json)
     else:
         _train(plan, as_json=as_json)
+
+
+def _warn_of_idle_settings(plan: "Plan[RecommendSettings]") -> None:
+    """Tell what was set by hand for a model that does not read it; files may be meant for several."""
+    from mmtoolkit.core.logging import logger
+    from mmtoolkit.recommend.config import idle_settings
+
+    kind, sources = plan.resolved.settings.model.kind, plan.resolved.sources
+    if idle := idle_settings(kind, [name for name, source in sources.items() if source == "--set"]):
+        logger.warning("--set %s: without effect, as model.kind is %s", ", ".join(idle), kind)
 
 
 def _train(plan: "Plan[RecommendSettings]", *, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Settings of the recommend engine; importing them loads no torch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,30 @@ Kind = Literal["igdmrec", "freedom", "vbpr", "lightgcn", "bpr-mf", "ease", "item
 
 RESUMABLE = ("train.epochs", "train.patience", "train.checkpoint_every", "data.path", "device")
 """Settings that may change when a run is resumed: they do not change what an epoch computes."""
+
+LEARNED: tuple[Kind, ...] = ("igdmrec", "freedom", "vbpr", "lightgcn", "bpr-mf")
+READ_BY: dict[str, tuple[Kind, ...]] = {
+    "precision": ("igdmrec",),
+    "graph.behaviour_": ("igdmrec",),
+    "graph.denoised_": ("igdmrec",),
+    "graph.search": ("igdmrec",),
+    "graph.semantic_share": ("igdmrec",),
+    "diffusion.": ("igdmrec",),
+    "model.embedding": LEARNED,
+    "model.layer": ("igdmrec", "freedom", "lightgcn", "bpr-mf"),
+    "model.item_graph": ("igdmrec",),
+    "history.": ("igdmrec",),
+    "peers.knn_": ("item-knn",),
+    "peers.ease_": ("ease",),
+    "peers.freedom_": ("freedom",),
+    "train.epochs": LEARNED,
+    "train.patience": LEARNED,
+    "train.batch_size": LEARNED,
+    "train.learning_rate": LEARNED,
+    "train.contrast_": ("igdmrec",),
+    "train.embedding_penalty": LEARNED,
+}
+"""Models that read the settings whose names begin so, in training or served; nothing is said of others."""
 
 
 class DataSettings(Settings):
@@ -237,3 +262,12 @@ class RecommendSettings(Settings):
                 f"add {cutoff} to evaluate.top_k {list(self.evaluate.top_k)}"
             )
         return self
+
+
+def idle_settings(kind: Kind, names: Iterable[str]) -> list[str]:
+    """Return those of some settings that a model does not read, by :data:`READ_BY`."""
+    return [
+        name
+        for name in names
+        if any(name.startswith(start) and kind not in kinds for start, kinds in READ_BY.items())
+    ]

@@ -75,6 +75,31 @@ def test_dry_run_prints_sizes_and_writes_nothing(mmtk, data_folder, tmp_path):
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "idle"),
+    [
+        ("ease", ["diffusion.hidden=64", "peers.ease_ridge=9"], "diffusion.hidden"),
+        (
+            "ease",
+            ["train.epochs=3", "train.monitor=ndcg@20", "history.weight=1"],
+            "train.epochs, history.weight",
+        ),
+        ("vbpr", ["model.layers=1", "model.embedding=8"], "model.layers"),
+        ("igdmrec", ["diffusion.hidden=64", "peers={ease_ridge: 9}"], "peers.ease_ridge"),
+        ("igdmrec", ["diffusion.hidden=64", "history.weight=1"], None),
+        ("popularity", ["seed=3", "evaluate.top_k=[20]"], None),
+    ],
+)
+def test_settings_without_effect_on_the_model_are_told_of(kind, given, idle, mmtk, data_folder, tmp_path):
+    file = tmp_path / "several.yaml"
+    file.write_text("diffusion: {hidden: 32}\npeers: {ease_ridge: 5, knn_neighbours: 7}\n")
+    sets = [part for one in [f"model.kind={kind}", *given] for part in ("-s", one)]
+    result = mmtk("recommend", "train", "-c", file, *sets, "--data", data_folder, "-n", "-q")
+    assert result.exit_code == 0, result.output
+    expected = f"--set {idle}: without effect, as model.kind is {kind}" if idle else ""
+    assert result.stderr.strip().partition(" ")[2] == expected
+
+
 def test_output_in_use_is_refused_and_kept(trained, mmtk, data_folder):
     run, _ = trained
     before = {p.name for p in run.iterdir()}
