@@ -6,7 +6,6 @@ user is folded in: where the model is linear, by the very sum that makes a train
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,8 +15,9 @@ from torch.nn import functional as F
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.recommend.data import FloatArray, IntArray
-from mmtoolkit.recommend.evaluate import RANKED_ENTRIES
+from mmtoolkit.recommend.evaluate import rank_unseen
 from mmtoolkit.recommend.graph import BLOCK_ENTRIES, modality_weights
+from mmtoolkit.recommend.learner import Embeddings, Scorer, WithHistory
 from mmtoolkit.recommend.lists import Ranked
 from mmtoolkit.recommend.load import Model
 from mmtoolkit.recommend.paths import linear_paths
@@ -137,36 +137,23 @@ def fold_in(
     Yields:
         A list for each new user, whose key is the place in `histories`.
     """
-    users = _folded_users(model, histories)
-    batch, items = model.settings.evaluate.batch_size, model.data.items
-    for start in range(0, len(histories), step := max(1, min(batch, RANKED_ENTRIES // items))):
-        chosen = slice(start, start + step)
-        block = histories[chosen]
-        scores = _history_scores(model, block, None if users is None else users[chosen])
-        if not keep_seen:
-            for row, history in enumerate(block):
-                scores[row, torch.from_numpy(history).to(scores.device)] = -torch.inf
-        best = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        yield from ranked(np.arange(start, start + len(block)), best.indices, best.values)
+    if not histories:
+        return
+    rows = _history_matrix(histories, model.data.items)
+    seen = sp.csr_array(rows.shape, dtype=rows.dtype) if keep_seen else rows
+    scores, batch = _newcomer_scorer(model, histories, rows).scores, model.settings.evaluate.batch_size
+    for block, items, values in rank_unseen(scores, seen, np.arange(len(histories)), top_k, batch):
+        yield from ranked(block, items, values)
 
 
-def _folded_users(model: Model, histories: Sequence[IntArray]) -> Tensor | None:
-    """Fold all users in at once, as the fit is the same for all; None where histories alone make scores."""
-    if not histories or (model.history is not None and model.items is None):
-        return None
-    return fold_in_users(model, histories)
-
-
-def _history_scores(model: Model, histories: Sequence[IntArray], users: Tensor | None) -> Tensor:
-    """Score all items for histories and the representations of their users, `(users, items)`."""
-    parts: list[Tensor] = []
-    if users is not None:
-        items = representations(model, "new-users")[1]
-        parts.append(users.to(items) @ items.T)
-    if model.history is not None:
-        rows = _history_matrix(histories, model.data.items)
-        parts.append(replace(model.history, history=rows).scores(np.arange(len(histories))))
-    return reduce(torch.add, parts)
+def _newcomer_scorer(model: Model, histories: Sequence[IntArray], rows: sp.csr_array) -> Scorer:
+    """Fold all users in at once, as the fit is the same for all; `rows` are the histories as a matrix."""
+    remembered = None if model.history is None else replace(model.history, history=rows)
+    if remembered is not None and model.items is None:
+        return remembered
+    items = representations(model, "new-users")[1]
+    embeddings = Embeddings(fold_in_users(model, histories).to(items), items)
+    return embeddings if remembered is None else WithHistory(embeddings, remembered)
 
 
 def _history_matrix(histories: Sequence[IntArray], items: int) -> sp.csr_array:
