@@ -8,27 +8,23 @@ all work happens in `hidden` dimensions. Noise enters through its encoding alone
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Self
 
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mmtoolkit.recommend.config import DiffusionSettings
-from mmtoolkit.recommend.losses import product, reconstruction_loss
+from mmtoolkit.recommend.losses import Reconstruction, product, with_gradients
 from mmtoolkit.recommend.model import CDNet
 from mmtoolkit.recommend.search import RECALL_ROWS, largest_among, largest_entries, neighbourhood
 from mmtoolkit.recommend.sparse import SparseRows, bag
 from mmtoolkit.recommend.workers import ALONE, Workers
 
 PARTS = 8
-"""Parts of a batch while training; as many processes can share it."""
-
-KEPT_ENTRIES = 2**24
-"""Entries of the encoder, `(items, hidden)`, above which a batch is mixed again in the backward pass."""
+"""Parts of a batch while training, taken one after the other; as many processes can share it."""
 
 DENOISED_ENTRIES = 2**21
 """Most entries of a block, `(rows, hidden)`, while denoising (8 MB in float32)."""
@@ -95,9 +91,9 @@ def training_loss(
 ) -> Tensor:
     """Draw noise levels, noise and dropped conditions for a batch, and return its loss (step 3).
 
-    The batch is mixed in `PARTS` parts, each with draws of its own seed, so that several processes can
-    share the parts and still compute what one would. Above `KEPT_ENTRIES` the parts are mixed again in the
-    backward pass instead of being kept: the more items, the less of the time that takes.
+    The batch is taken in `PARTS` parts, forwards and backwards, so that hardly more than one part's mixtures
+    are held at a time. Each part has draws of its own seed, so that several processes can share the parts
+    and still compute what one would.
 
     Args:
         net: CD-Net in training mode.
@@ -110,67 +106,61 @@ def training_loss(
     Returns:
         This process's part of the batch's mean loss.
     """
-    batch, device = semantic.shape[0], net.encoder.device
+    batch, (items, hidden), device = semantic.shape[0], net.encoder.shape, net.encoder.device
     steps = torch.randint(len(schedule.signal), (batch,))
     draws = batch if settings.condition_dropout_per == "row" else 1
     keep = (torch.rand(draws) >= settings.condition_dropout).float().expand(batch)
-    vectors = torch.randn(settings.noise_vectors, len(net.encoder), device=device)
+    vectors = torch.randn(settings.noise_vectors, items, device=device)
     parts = torch.arange(batch).split(-(-batch // PARTS))
     seeds = torch.randint(2**62, (len(parts),)).tolist()
     mine = range(workers.rank, len(parts), workers.count) or range(1)
     rows = torch.cat([parts[i] for i in mine])
     steps, keep = steps[rows].to(device), keep[rows].to(device)
-    conditioned = bool(keep.any())
-    clean, condition = (sp.csr_array(graph[rows.numpy()]) for graph in (semantic, behaviour))
-    both = SparseRows(sp.csr_array(sp.vstack([clean, condition])), device)
-    encodings: tuple[Tensor, Tensor] = _Encode.apply(net.encoder, both, vectors, net.dtype)
-    (encoded, conditions), directions = encodings[0].split(len(rows)), encodings[1]
-    # one slice and one cast for all parts, so that their gradients meet in one array
-    width = (2 if conditioned else 1) * settings.hidden
-    mixing = net.mix.weight[:, :width].T.to(net.dtype)
+    weight = schedule.loss_weight[steps] / (batch * items) * (workers.rank < len(parts))
+    inputs = [sp.csr_array(graph[rows.numpy()]) for graph in (semantic, behaviour)]
+    inputs = inputs if keep.any() else inputs[:1]
 
-    def mix(seed: int, encoded: Tensor, conditions: Tensor, steps: Tensor, keep: Tensor) -> Tensor:
+    # one split of the mix's weights, so that their gradients meet in one array
+    mixing, timing = net.mix.weight.split([2 * hidden, settings.time_embedding], dim=1)
+    mixing = mixing[:, : len(inputs) * hidden].T.to(net.dtype)
+    levels = torch.arange(len(schedule.signal), device=device)
+    times = F.linear(net.embed(levels), timing, net.mix.bias)
+    with torch.no_grad():
+        clean, stacked = (SparseRows(sp.csr_array(x), device) for x in (inputs[0], sp.vstack(inputs)))
+        decoding = Reconstruction(net.decoder, net.decoder_bias, clean, weight, net.dtype)
+        directions = product(vectors, net.encoder, net.dtype)
+        grad_encoded = torch.empty(len(inputs), len(rows), hidden, device=device)
+    leaves = [x.detach().requires_grad_() for x in (directions, net.encoder_bias, mixing, times)]
+    totals = [torch.zeros_like(x) for x in leaves]
+
+    def learn(seed: int, part: slice) -> Tensor:
+        with torch.no_grad():
+            encoded = torch.stack([stacked.bag(net.encoder, part, g * len(rows)) for g in range(len(inputs))])
+        encoded.requires_grad_()
+        directions, bias, mixing, times = leaves
         with seeded(seed, device):
-            noise = mixed_noise(directions, len(encoded))
-            noisy = schedule.signal[steps, None] * encoded + schedule.noise[steps, None] * noise
-            units = [net.unit(noisy + net.encoder_bias)]
-            if conditioned:
-                units.append(net.unit(conditions + net.encoder_bias) * keep[:, None])
-        # the product is last, so that the backward pass, which needs its factors alone, need not repeat it
-        return product(torch.cat([unit.to(net.dtype) for unit in units], dim=1), mixing, net.dtype)
+            signal, noise = (factor[steps[part], None] for factor in (schedule.signal, schedule.noise))
+            noisy = signal * encoded[0] + noise * mixed_noise(directions, len(noise))
+            units = [net.unit(noisy + bias)]
+            units += [net.unit(condition + bias) * keep[part, None] for condition in encoded[1:]]
+        low = torch.cat([unit.to(net.dtype) for unit in units], dim=1)
+        mixed = product(low, mixing, net.dtype) + F.embedding(steps[part], times)
+        grad, *others = torch.autograd.grad(mixed, [encoded, *leaves], decoding.add(mixed.detach(), part))
+        for total, own in zip(totals, others, strict=True):
+            total.add_(own)
+        return grad
 
-    again = net.encoder.numel() > KEPT_ENTRIES
-    sizes = [len(parts[i]) for i in mine]
-    pieces = zip(*(part.split(sizes) for part in (encoded, conditions, steps, keep)), strict=True)
-    mixed = torch.cat(
-        [
-            checkpoint(mix, seeds[i], *piece, use_reentrant=False) if again else mix(seeds[i], *piece)
-            for i, piece in zip(mine, pieces, strict=True)
-        ]
-    )
-    times = net.time_part(torch.arange(len(schedule.signal), device=device))
-    mixed += F.embedding(steps, times)
-    share = len(rows) / batch if workers.rank < len(parts) else 0.0
-    weight = share * schedule.loss_weight[steps]
-    target = SparseRows(clean, device)
-    return reconstruction_loss(mixed, net.decoder, net.decoder_bias, target, weight, net.dtype)
-
-
-class _Encode(torch.autograd.Function):
-    """Encode sparse rows and dense noise vectors with one `(items, hidden)` array of gradients."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, encoder: Tensor, rows: SparseRows, vectors: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        ctx.rows, ctx.vectors = rows, vectors  # type: ignore[attr-defined]
-        return rows.forwards.times(encoder), product(vectors, encoder, dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor, directions: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, vectors = ctx.rows, ctx.vectors  # type: ignore[attr-defined]
-        return rows.transposed_bag(grad.contiguous()).addmm_(vectors.T, directions), None, None, None
+    stops = list(accumulate(len(parts[i]) for i in mine))
+    for i, start, stop in zip(mine, [0, *stops], stops, strict=False):
+        part = slice(start, stop)
+        grad_encoded[:, part] = learn(seeds[i], part)
+    with torch.no_grad():
+        grad_directions, *others = totals
+        grad_encoder = stacked.transposed_bag(grad_encoded.flatten(0, 1)).addmm_(vectors.T, grad_directions)
+        del grad_encoded
+        gradients = (*decoding.gradients(), grad_encoder, *others)
+    weights = (net.decoder, net.decoder_bias, net.encoder, net.encoder_bias, mixing, times)
+    return with_gradients(decoding.loss, gradients, weights)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,8 +24,7 @@ from mmtoolkit.recommend.data import FloatArray, IntArray, Modality, RecommendDa
 from mmtoolkit.recommend.sparse import SparseRows, bag
 
 warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")  # torch's, at the first product
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # optional compiled extensions of torch-geometric are absent
+if TYPE_CHECKING:
     from torch_geometric import EdgeIndex
 
 BLOCK_ENTRIES = 2**24
@@ -46,8 +45,11 @@ class Graph:
         return cls(SparseRows(matrix, device))
 
     @cached_property
-    def edges(self) -> tuple[EdgeIndex, Tensor]:
+    def edges(self) -> "tuple[EdgeIndex, Tensor]":
         """The same matrix as edges and their weights, for GPUs."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # optional compiled extensions of torch-geometric are absent
+            from torch_geometric import EdgeIndex  # seconds, and 170 MB, that CPUs have no use for
         coo, device = self.rows.matrix.tocoo(), self.rows.device
         index = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
         edges = EdgeIndex(index, sparse_size=coo.shape, sort_order="row").to(device)

@@ -1,11 +1,13 @@
 """The three losses as pure functions, each computed without a users x items or items x items array."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from mmtoolkit.recommend.sparse import SparseRows, bag
+from mmtoolkit.recommend.sparse import SparseRows
 
 CONTRAST_BLOCK = 2**21
 """Entries of a block of similarities: 8 MB, which stays in the cache."""
@@ -19,18 +21,23 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a.to(dtype) @ b.to(dtype)).float()
 
 
-def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a^T b in float32 where that is known to be symmetric, computing little more than half of it.
+def add_half(result: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a^T b, known to be symmetric, to `(width, width)`, little more than its lower half.
 
     Args:
+        result: `(width, width)`, float32; :func:`mirror` fills its upper half once all has been added.
         a: `(rows, width)`.
         b: `(rows, width)`, for example a with its rows weighted.
     """
-    width = a.shape[1]
-    result = torch.empty(width, width, device=a.device)
-    for start in range(0, width, PANEL):
+    for start in range(0, len(result), PANEL):
         panel = slice(start, start + PANEL)
-        result[start:, panel] = a[:, start:].T @ b[:, panel]
+        result[start:, panel] += a[:, start:].T @ b[:, panel]
+
+
+def mirror(result: Tensor) -> Tensor:
+    """Copy the lower half of a square matrix to its upper half, and return it."""
+    for start in range(0, len(result), PANEL):
+        panel = slice(start, start + PANEL)
         result[panel, panel.stop :] = result[panel.stop :, panel].T
     return result
 
@@ -70,17 +77,12 @@ def info_nce(
     q = F.normalize(F.embedding(items, queries), dim=1)
     k = F.normalize(F.embedding(items, keys) if in_batch else keys, dim=1)
     own = torch.arange(len(items), device=items.device) if in_batch else items
-    loss: Tensor = _InfoNCE.apply(q, k, own, counts / len(chosen), temperature)
-    return loss
+    return _weighted_info_nce(q, k, own, counts / len(chosen), temperature)
 
 
-class _InfoNCE(torch.autograd.Function):
-    """Weighted InfoNCE whose loss and gradient come from one visit to each block of similarities."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, q: Tensor, k: Tensor, target: Tensor, weight: Tensor, temperature: float
-    ) -> Tensor:
+def _weighted_info_nce(q: Tensor, k: Tensor, target: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """Weighted InfoNCE whose loss and gradients come from one visit to each block of similarities."""
+    with torch.no_grad():
         grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
         loss, scaled = q.new_zeros(()), q / temperature
         step = max(1, CONTRAST_BLOCK // len(k))
@@ -98,77 +100,84 @@ class _InfoNCE(torch.autograd.Function):
             grad_q[rows] = push * (share @ k) - pull * k[own]
             grad_k.addmm_(share.T, push * part)
             grad_k.index_add_(0, own, -pull * part)
-        ctx.save_for_backward(grad_q, grad_k)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_q, grad_k = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad * grad_q, grad * grad_k, None, None, None
+    return with_gradients(loss, (grad_q, grad_k), (q, k))
 
 
-def reconstruction_loss(
-    mixed: Tensor,
-    decoder: Tensor,
-    bias: Tensor,
-    rows: SparseRows,
-    weight: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Weighted squared error of the decoded rows against sparse targets (step 3 of the method).
+def with_gradients(loss: Tensor, gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """Return a loss to step down whose gradients in its inputs have been computed with it.
 
-    Equal to `mean_i(w_i * mean_j((S_ij - m_i W_d^T - b_d)_j ^ 2))`, but expanded, so that no
-    `(batch, items)` prediction is made: with A = sum_i w_i m_i m_i^T and G = W_d^T W_d the squared
-    prediction is tr(A G) plus terms in W_d^T b_d, and the rest lives on the non-zeros of S.
-
-    Args:
-        mixed: what CD-Net feeds its decoder, m, `(batch, hidden)`.
-        decoder: W_d, `(items, hidden)`.
-        bias: b_d, `(items,)`.
-        rows: the clean rows S_i, sparse `(batch, items)`.
-        weight: w, `(batch,)`.
-        dtype: precision of the large products.
+    Going backwards uses the gradients up: their memory is handed on.
     """
-    loss: Tensor = _Reconstruction.apply(mixed, decoder, bias, rows, weight, dtype)
-    return loss
+    known: Tensor = _WithGradients.apply(loss, gradients, *inputs)
+    return known
 
 
-class _Reconstruction(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        m: Tensor,
-        decoder: Tensor,
-        bias: Tensor,
-        rows: SparseRows,
-        weight: Tensor,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        w = weight / (len(m) * len(decoder))
-        weighted = w[:, None] * m
-        low_decoder, low_weighted = decoder.to(dtype), weighted.to(dtype)
-        gram = symmetric_product(low_decoder, low_decoder)
-        outer = symmetric_product(low_weighted, m.to(dtype))
-        grad_m = product(low_weighted, gram, dtype)
-        total, push = w.sum(), weighted.sum(dim=0)
-        cross, target_bias = decoder.T @ bias, rows.times(bias)
-        # sum_i w_i (|S_i|^2 - 2 S_i . p_i + |p_i|^2) with p_i = W_d m_i + b_d
-        loss = (w * (rows.squared_norm() - 2 * target_bias)).sum() + total * bias.dot(bias)
-        loss += torch.vdot(m.flatten(), grad_m.flatten()) + 2 * push.dot(cross)
-        target = bag(decoder, rows)
-        loss -= 2 * torch.vdot(weighted.flatten(), target.flatten())
-        grad_m += target.sub_(cross).mul_(-w[:, None])
-        grad_decoder = product(low_decoder, outer, dtype)
-        grad_decoder.addr_(bias, push)
-        rows.subtract_transposed(grad_decoder, weighted)
-        grad_bias = total * bias + decoder @ push - rows.transposed_times(w)
-        ctx.gradients = (grad_m, grad_decoder, grad_bias)  # type: ignore[attr-defined]
-        return loss
+    def forward(ctx: FunctionCtx, loss: Tensor, gradients: Sequence[Tensor], *_inputs: Tensor) -> Tensor:
+        ctx.gradients = gradients  # type: ignore[attr-defined]
+        return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, scale = ctx.gradients, 2 * grad  # type: ignore[attr-defined]
+        gradients = ctx.gradients  # type: ignore[attr-defined]
         del ctx.gradients  # type: ignore[attr-defined]  # so that they are handed on and not copied
-        return *(part.mul_(scale) for part in gradients), None, None, None
+        return None, None, *(part.mul_(grad) for part in gradients)
+
+
+class Reconstruction:
+    """Weighted squared error of decoded rows against sparse targets, a part of a batch at a time (step 3).
+
+    The sum over i of w_i sum_j (S_ij - (m_i W_d^T + b_d)_j)^2, but expanded, so that no `(batch, items)`
+    prediction is made: with A = sum_i w_i m_i m_i^T and G = W_d^T W_d the squared prediction is tr(A G) plus
+    terms in W_d^T b_d, and the rest lives on the non-zeros of S. m is what CD-Net feeds its decoder.
+
+    Attributes:
+        loss: of the parts that have been added.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, decoder: Tensor, bias: Tensor, rows: SparseRows, weight: Tensor, dtype: torch.dtype
+    ) -> None:
+        """Multiply the decoder with itself.
+
+        Args:
+            decoder: W_d, `(items, hidden)`.
+            bias: b_d, `(items,)`.
+            rows: the clean rows S_i, sparse `(batch, items)`.
+            weight: w, `(batch,)`.
+            dtype: precision of the large products.
+        """
+        self.decoder, self.bias, self.rows, self.weight, self.dtype = decoder, bias, rows, weight, dtype
+        width, low = decoder.shape[1], decoder.to(dtype)
+        self.gram, self.outer = (decoder.new_zeros(width, width) for _ in range(2))
+        add_half(self.gram, low, low)
+        mirror(self.gram)
+        self.cross = decoder.T @ bias
+        self.weighted = decoder.new_empty(len(weight), width)
+        targets = rows.squared_norm() - 2 * rows.times(bias) + bias.dot(bias)
+        self.loss = weight.dot(targets)
+
+    @torch.no_grad()
+    def add(self, mixed: Tensor, part: slice) -> Tensor:
+        """Add some rows m, `(rows, hidden)`, to the loss and return its gradient in them."""
+        weighted = torch.mul(self.weight[part, None], mixed, out=self.weighted[part])
+        low = weighted.to(self.dtype)
+        add_half(self.outer, low, mixed.to(self.dtype))
+        grad = product(low, self.gram, self.dtype)
+        target = self.rows.bag(self.decoder, part).sub_(self.cross)
+        self.loss += torch.vdot(mixed.flatten(), grad.flatten())
+        self.loss -= 2 * torch.vdot(weighted.flatten(), target.flatten())
+        return grad.sub_(target.mul_(self.weight[part, None])).mul_(2)
+
+    @torch.no_grad()
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Return the loss's gradients in the decoder and its bias."""
+        del self.gram
+        push, total = self.weighted.sum(dim=0), self.weight.sum()
+        decoder = product(self.decoder.to(self.dtype), mirror(self.outer), self.dtype).addr_(self.bias, push)
+        self.rows.subtract_transposed(decoder, self.weighted)
+        bias = total * self.bias + self.decoder @ push - self.rows.transposed_times(self.weight)
+        return decoder.mul_(2), bias.mul_(2)

@@ -81,6 +81,10 @@ class SparseRows:
         """Multiply the transpose with a vector, `(rows,)` to `(columns,)`."""
         return self.backwards.times(vector[:, None]).squeeze(1)
 
+    def bag(self, dense: Tensor, part: slice, after: int = 0) -> Tensor:
+        """Multiply a part of the rows, counted from `after`, with a matrix, `(columns, width)`."""
+        return self.forwards.part(after + part.start, after + part.stop).times(dense)
+
     def transposed_bag(self, dense: Tensor) -> Tensor:
         """Multiply the transpose with a matrix, `(rows, width)` to `(columns, width)`."""
         return self.backwards.times(dense)
