@@ -106,7 +106,7 @@ def training_loss(
     Returns:
         This process's part of the batch's mean loss.
     """
-    batch, (items, hidden), device = semantic.shape[0], net.encoder.shape, net.encoder.device
+    (batch, items), device = semantic.shape, net.encoder.device
     steps = torch.randint(len(schedule.signal), (batch,))
     draws = batch if settings.condition_dropout_per == "row" else 1
     keep = (torch.rand(draws) >= settings.condition_dropout).float().expand(batch)
@@ -118,31 +118,63 @@ def training_loss(
     steps, keep = steps[rows].to(device), keep[rows].to(device)
     weight = schedule.loss_weight[steps] / (batch * items) * (workers.rank < len(parts))
     inputs = [sp.csr_array(graph[rows.numpy()]) for graph in (semantic, behaviour)]
-    inputs = inputs if keep.any() else inputs[:1]
+    stops = accumulate(len(parts[i]) for i in mine)
+    places = [(seeds[i], slice(stop - len(parts[i]), stop)) for i, stop in zip(mine, stops, strict=True)]
+    factors = _Factors(schedule.signal[steps, None], schedule.noise[steps, None], keep[:, None], weight)
+    return _loss_by_parts(net, inputs if keep.any() else inputs[:1], steps, factors, vectors, places)
 
+
+@dataclass(frozen=True)
+class _Factors:
+    """Factors on the rows of a batch: on signal, noise and condition `(rows, 1)`, on the loss `(rows,)`."""
+
+    signal: Tensor
+    noise: Tensor
+    condition: Tensor
+    loss: Tensor
+
+
+def _loss_by_parts(
+    net: CDNet,
+    inputs: list[sp.csr_array],
+    steps: Tensor,
+    factors: _Factors,
+    vectors: Tensor,
+    places: list[tuple[int, slice]],
+) -> Tensor:
+    """Go forwards and backwards a part at a time, and return the sum of the parts' losses with its gradients.
+
+    Args:
+        net: CD-Net.
+        inputs: clean rows and, unless all are dropped, their conditions, `(rows, items)`.
+        steps: noise level of each row.
+        factors: on each row.
+        vectors: Gaussian vectors for the noise, `(vectors, items)`.
+        places: seed of each part's draws, and its rows.
+    """
+    rows, hidden, levels = len(steps), net.encoder.shape[1], int(steps.max()) + 1
+    device = net.encoder.device
     # one split of the mix's weights, so that their gradients meet in one array
-    mixing, timing = net.mix.weight.split([2 * hidden, settings.time_embedding], dim=1)
+    mixing, timing = net.mix.weight.split([2 * hidden, net.time_width], dim=1)
     mixing = mixing[:, : len(inputs) * hidden].T.to(net.dtype)
-    levels = torch.arange(len(schedule.signal), device=device)
-    times = F.linear(net.embed(levels), timing, net.mix.bias)
+    times = F.linear(net.embed(torch.arange(levels, device=device)), timing, net.mix.bias)
     with torch.no_grad():
         clean, stacked = (SparseRows(sp.csr_array(x), device) for x in (inputs[0], sp.vstack(inputs)))
-        decoding = Reconstruction(net.decoder, net.decoder_bias, clean, weight, net.dtype)
+        decoding = Reconstruction(net.decoder, net.decoder_bias, clean, factors.loss, net.dtype)
         directions = product(vectors, net.encoder, net.dtype)
-        grad_encoded = torch.empty(len(inputs), len(rows), hidden, device=device)
+        grad_encoded = torch.empty(len(inputs), rows, hidden, device=device)
     leaves = [x.detach().requires_grad_() for x in (directions, net.encoder_bias, mixing, times)]
     totals = [torch.zeros_like(x) for x in leaves]
 
     def learn(seed: int, part: slice) -> Tensor:
         with torch.no_grad():
-            encoded = torch.stack([stacked.bag(net.encoder, part, g * len(rows)) for g in range(len(inputs))])
+            encoded = torch.stack([stacked.bag(net.encoder, part, g * rows) for g in range(len(inputs))])
         encoded.requires_grad_()
         directions, bias, mixing, times = leaves
         with seeded(seed, device):
-            signal, noise = (factor[steps[part], None] for factor in (schedule.signal, schedule.noise))
-            noisy = signal * encoded[0] + noise * mixed_noise(directions, len(noise))
-            units = [net.unit(noisy + bias)]
-            units += [net.unit(condition + bias) * keep[part, None] for condition in encoded[1:]]
+            noise = factors.noise[part] * mixed_noise(directions, encoded.shape[1])
+            units = [net.unit(factors.signal[part] * encoded[0] + noise + bias)]
+            units += [net.unit(condition + bias) * factors.condition[part] for condition in encoded[1:]]
         low = torch.cat([unit.to(net.dtype) for unit in units], dim=1)
         mixed = product(low, mixing, net.dtype) + F.embedding(steps[part], times)
         grad, *others = torch.autograd.grad(mixed, [encoded, *leaves], decoding.add(mixed.detach(), part))
@@ -150,10 +182,8 @@ def training_loss(
             total.add_(own)
         return grad
 
-    stops = list(accumulate(len(parts[i]) for i in mine))
-    for i, start, stop in zip(mine, [0, *stops], stops, strict=False):
-        part = slice(start, stop)
-        grad_encoded[:, part] = learn(seeds[i], part)
+    for seed, part in places:
+        grad_encoded[:, part] = learn(seed, part)
     with torch.no_grad():
         grad_directions, *others = totals
         grad_encoder = stacked.transposed_bag(grad_encoded.flatten(0, 1)).addmm_(vectors.T, grad_directions)
