@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtoolkit.recommend.config import DiffusionSettings
+from mmtoolkit.recommend.data import IntArray
 from mmtoolkit.recommend.losses import Reconstruction, product, with_gradients
 from mmtoolkit.recommend.model import CDNet
 from mmtoolkit.recommend.search import RECALL_ROWS, largest_among, largest_entries, neighbourhood
@@ -86,6 +87,7 @@ def training_loss(
     schedule: Schedule,
     semantic: sp.csr_array,
     behaviour: sp.csr_array,
+    chosen: IntArray,
     settings: DiffusionSettings,
     workers: Workers = ALONE,
 ) -> Tensor:
@@ -98,15 +100,16 @@ def training_loss(
     Args:
         net: CD-Net in training mode.
         schedule: noise schedule.
-        semantic: rows of the semantic graph, `(batch, items)`.
-        behaviour: the same rows of the behavioural graph.
+        semantic: S, `(items, items)`.
+        behaviour: C, `(items, items)`.
+        chosen: rows of the batch, `(batch,)`.
         settings: how the conditions are dropped and how many noise vectors are drawn.
         workers: processes that share the rows.
 
     Returns:
         This process's part of the batch's mean loss.
     """
-    (batch, items), device = semantic.shape, net.encoder.device
+    batch, items, device = len(chosen), len(net.encoder), net.encoder.device
     steps = torch.randint(len(schedule.signal), (batch,))
     draws = batch if settings.condition_dropout_per == "row" else 1
     keep = (torch.rand(draws) >= settings.condition_dropout).float().expand(batch)
@@ -117,78 +120,72 @@ def training_loss(
     rows = torch.cat([parts[i] for i in mine])
     steps, keep = steps[rows].to(device), keep[rows].to(device)
     weight = schedule.loss_weight[steps] / (batch * items) * (workers.rank < len(parts))
-    inputs = [sp.csr_array(graph[rows.numpy()]) for graph in (semantic, behaviour)]
+    graphs = (semantic, behaviour) if keep.any() else (semantic,)
+    inputs = [SparseRows(sp.csr_array(graph[chosen[rows.numpy()]]), device) for graph in graphs]
     stops = accumulate(len(parts[i]) for i in mine)
     places = [(seeds[i], slice(stop - len(parts[i]), stop)) for i, stop in zip(mine, stops, strict=True)]
-    factors = _Factors(schedule.signal[steps, None], schedule.noise[steps, None], keep[:, None], weight)
-    return _loss_by_parts(net, inputs if keep.any() else inputs[:1], steps, factors, vectors, places)
+    return _loss_by_parts(net, schedule, _Draws(inputs, steps, keep, weight, vectors, places))
 
 
 @dataclass(frozen=True)
-class _Factors:
-    """Factors on the rows of a batch: on signal, noise and condition `(rows, 1)`, on the loss `(rows,)`."""
+class _Draws:
+    """What was drawn for the rows of a batch that a process computes.
 
-    signal: Tensor
-    noise: Tensor
-    condition: Tensor
-    loss: Tensor
-
-
-def _loss_by_parts(
-    net: CDNet,
-    inputs: list[sp.csr_array],
-    steps: Tensor,
-    factors: _Factors,
-    vectors: Tensor,
-    places: list[tuple[int, slice]],
-) -> Tensor:
-    """Go forwards and backwards a part at a time, and return the sum of the parts' losses with its gradients.
-
-    Args:
-        net: CD-Net.
-        inputs: clean rows and, unless all are dropped, their conditions, `(rows, items)`.
-        steps: noise level of each row.
-        factors: on each row.
-        vectors: Gaussian vectors for the noise, `(vectors, items)`.
-        places: seed of each part's draws, and its rows.
+    Attributes:
+        inputs: clean rows and, unless all are dropped, their conditions, `(rows, items)` each.
+        steps: noise levels, `(rows,)`.
+        keep: 0 where the condition is dropped, else 1, `(rows,)`.
+        weight: factors on the squared errors, `(rows,)`.
+        vectors: Gaussian vectors that the noise is mixed of, `(vectors, items)`.
+        places: seed and rows of each part.
     """
-    rows, hidden, levels = len(steps), net.encoder.shape[1], int(steps.max()) + 1
-    device = net.encoder.device
-    # one split of the mix's weights, so that their gradients meet in one array
-    mixing, timing = net.mix.weight.split([2 * hidden, net.time_width], dim=1)
-    mixing = mixing[:, : len(inputs) * hidden].T.to(net.dtype)
-    times = F.linear(net.embed(torch.arange(levels, device=device)), timing, net.mix.bias)
+
+    inputs: list[SparseRows]
+    steps: Tensor
+    keep: Tensor
+    weight: Tensor
+    vectors: Tensor
+    places: list[tuple[int, slice]]
+
+
+def _loss_by_parts(net: CDNet, schedule: Schedule, drawn: _Draws) -> Tensor:
+    """Go forwards and backwards a part at a time, and return the sum of the losses with its gradients."""
+    hidden, device, inputs = net.encoder.shape[1], net.encoder.device, drawn.inputs
+    # one slice and one cast for all parts, so that their gradients meet in one array
+    mixing = net.mix.weight[:, : len(inputs) * hidden].T.to(net.dtype)
+    times = net.time_part(torch.arange(len(schedule.signal), device=device))
     with torch.no_grad():
-        clean, stacked = (SparseRows(sp.csr_array(x), device) for x in (inputs[0], sp.vstack(inputs)))
-        decoding = Reconstruction(net.decoder, net.decoder_bias, clean, factors.loss, net.dtype)
-        directions = product(vectors, net.encoder, net.dtype)
-        grad_encoded = torch.empty(len(inputs), rows, hidden, device=device)
+        decoding = Reconstruction(net.decoder, net.decoder_bias, inputs[0], drawn.weight, net.dtype)
+        directions = product(drawn.vectors, net.encoder, net.dtype)
+        grad_encoded = torch.empty(len(inputs), len(drawn.steps), hidden, device=device)
     leaves = [x.detach().requires_grad_() for x in (directions, net.encoder_bias, mixing, times)]
     totals = [torch.zeros_like(x) for x in leaves]
 
     def learn(seed: int, part: slice) -> Tensor:
         with torch.no_grad():
-            encoded = torch.stack([stacked.bag(net.encoder, part, g * rows) for g in range(len(inputs))])
+            encoded = torch.stack([rows.bag(net.encoder, part) for rows in inputs])
         encoded.requires_grad_()
         directions, bias, mixing, times = leaves
+        steps, keep = drawn.steps[part], drawn.keep[part, None]
         with seeded(seed, device):
-            noise = factors.noise[part] * mixed_noise(directions, encoded.shape[1])
-            units = [net.unit(factors.signal[part] * encoded[0] + noise + bias)]
-            units += [net.unit(condition + bias) * factors.condition[part] for condition in encoded[1:]]
+            noise = schedule.noise[steps, None] * mixed_noise(directions, len(steps))
+            units = [net.unit(schedule.signal[steps, None] * encoded[0] + noise + bias)]
+            units += [net.unit(condition + bias) * keep for condition in encoded[1:]]
         low = torch.cat([unit.to(net.dtype) for unit in units], dim=1)
-        mixed = product(low, mixing, net.dtype) + F.embedding(steps[part], times)
+        mixed = product(low, mixing, net.dtype) + F.embedding(steps, times)
         grad, *others = torch.autograd.grad(mixed, [encoded, *leaves], decoding.add(mixed.detach(), part))
         for total, own in zip(totals, others, strict=True):
             total.add_(own)
         return grad
 
-    for seed, part in places:
+    for seed, part in drawn.places:
         grad_encoded[:, part] = learn(seed, part)
-    with torch.no_grad():
-        grad_directions, *others = totals
-        grad_encoder = stacked.transposed_bag(grad_encoded.flatten(0, 1)).addmm_(vectors.T, grad_directions)
-        del grad_encoded
-        gradients = (*decoding.gradients(), grad_encoder, *others)
+    grad_directions, *others = totals
+    grad_encoder = drawn.vectors.T @ grad_directions
+    for i, rows in enumerate(inputs):
+        rows.add_transposed(grad_encoder, grad_encoded[i])
+    del grad_encoded
+    gradients = (*decoding.gradients(), grad_encoder, *others)
     weights = (net.decoder, net.decoder_bias, net.encoder, net.encoder_bias, mixing, times)
     return with_gradients(decoding.loss, gradients, weights)
 

@@ -67,9 +67,8 @@ class Igdmrec(Learner):
         with loop.clock("diffusion"):
             for _ in range(settings.passes):
                 for rows in torch.randperm(items).split(settings.batch_of(items)):
-                    chosen = np.sort(rows.numpy())
-                    clean, condition = (sp.csr_array(g[chosen]) for g in (self.semantic, self.behaviour))
-                    loss = training_loss(net, self.schedule, clean, condition, settings, loop.workers)
+                    graphs, chosen = (self.semantic, self.behaviour), np.sort(rows.numpy())
+                    loss = training_loss(net, self.schedule, *graphs, chosen, settings, loop.workers)
                     losses.append(loop.step("cdnet", self.optimizers["cdnet"], loss))
         return {"loss_diffusion": float(np.mean(losses))}
 

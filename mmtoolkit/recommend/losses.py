@@ -1,4 +1,4 @@
-"""The three losses as pure functions, each computed without a users x items or items x items array."""
+"""The three losses, each computed without a users x items or items x items array."""
 
 from collections.abc import Sequence
 
@@ -175,9 +175,8 @@ class Reconstruction:
     @torch.no_grad()
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Return the loss's gradients in the decoder and its bias."""
-        del self.gram
         push, total = self.weighted.sum(dim=0), self.weight.sum()
         decoder = product(self.decoder.to(self.dtype), mirror(self.outer), self.dtype).addr_(self.bias, push)
-        self.rows.subtract_transposed(decoder, self.weighted)
+        self.rows.add_transposed(decoder, self.weighted, -1)
         bias = total * self.bias + self.decoder @ push - self.rows.transposed_times(self.weight)
         return decoder.mul_(2), bias.mul_(2)

@@ -49,12 +49,8 @@ class CDNet(nn.Module):
 
     def time_part(self, steps: Tensor) -> Tensor:
         """Mix the noise level and the bias, `(batch,)` to `(batch, hidden)`."""
-        return F.linear(self.embed(steps), self.mix.weight[:, 2 * self.encoder.shape[1] :], self.mix.bias)
-
-    def embed(self, steps: Tensor) -> Tensor:
-        """Embed noise levels, `(batch,)` to `(batch, time_embedding)`."""
-        embedded: Tensor = self.time(sinusoidal_embedding(steps, self.time_width))
-        return embedded
+        embedded = self.time(sinusoidal_embedding(steps, self.time_width))
+        return F.linear(embedded, self.mix.weight[:, 2 * self.encoder.shape[1] :], self.mix.bias)
 
     def unit(self, encoded: Tensor) -> Tensor:
         """Bring encoded rows, `(batch, hidden)`, to length 1 and, in training, drop entries of them."""

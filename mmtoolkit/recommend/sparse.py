@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-SUBTRACTED_ENTRIES = 2**21
-"""Entries of a block of products, `(rows, width)`, that are subtracted at once (8 MB)."""
+ADDED_ENTRIES = 2**21
+"""Entries of a block of products, `(rows, width)`, that are added at once (8 MB)."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,15 @@ class SparseRows:
         """Multiply the transpose with a vector, `(rows,)` to `(columns,)`."""
         return self.backwards.times(vector[:, None]).squeeze(1)
 
-    def bag(self, dense: Tensor, part: slice, after: int = 0) -> Tensor:
-        """Multiply a part of the rows, counted from `after`, with a matrix, `(columns, width)`."""
-        return self.forwards.part(after + part.start, after + part.stop).times(dense)
+    def bag(self, dense: Tensor, part: slice) -> Tensor:
+        """Multiply a part of the rows with a matrix, `(columns, width)` to `(part, width)`."""
+        return self.forwards.part(part.start, part.stop).times(dense)
 
-    def transposed_bag(self, dense: Tensor) -> Tensor:
-        """Multiply the transpose with a matrix, `(rows, width)` to `(columns, width)`."""
-        return self.backwards.times(dense)
-
-    def subtract_transposed(self, result: Tensor, dense: Tensor) -> None:
-        """Take :meth:`transposed_bag` from a matrix `(columns, width)` in place, a block at a time."""
-        bags, step = self.backwards, max(1, SUBTRACTED_ENTRIES // dense.shape[1])
+    def add_transposed(self, result: Tensor, dense: Tensor, factor: float = 1) -> None:
+        """Add the transpose times a matrix, `(rows, width)`, to `(columns, width)` in place, in blocks."""
+        bags, step = self.backwards, max(1, ADDED_ENTRIES // dense.shape[1])
         for start in range(0, len(result), step):
-            result[start : start + step] -= bags.part(start, start + step).times(dense)
+            result[start : start + step].add_(bags.part(start, start + step).times(dense), alpha=factor)
 
     def squared_norm(self) -> Tensor:
         """Return the squared norm of each row, `(rows,)`."""

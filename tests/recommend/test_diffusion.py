@@ -96,7 +96,7 @@ def test_loss_and_gradients_agree_with_dense_rows(per, drop):
     chosen = np.arange(5, 45)
     batch = len(chosen)
     torch.manual_seed(11)
-    loss = training_loss(net, schedule, semantic[chosen], behaviour[chosen], settings)
+    loss = training_loss(net, schedule, semantic, behaviour, chosen, settings)
     loss.backward()
 
     torch.manual_seed(11)  # the same draws in the same order
@@ -185,12 +185,23 @@ def test_a_search_in_bfloat16_returns_float32_entries(k):
     assert torch.equal(places, columns)
 
 
-def test_small_blocks_of_denoised_rows_change_nothing(monkeypatch):
+def test_the_same_seed_and_small_blocks_change_nothing(monkeypatch):
     graph, schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
-    net = small_net().eval()
-    lists, values, _ = denoised_lists(net, schedule, *graph, 4.0, 10)
+    settings = SETTINGS.model_copy(update={"dropout": 0.5})
+
+    def run():
+        torch.manual_seed(3)
+        net = CDNet(ITEMS, settings, torch.float32)
+        loss = training_loss(net, schedule, *graph, np.arange(ITEMS), settings)
+        loss.backward()
+        lists, values, _ = denoised_lists(net.eval(), schedule, *graph, 4.0, 10)
+        return [loss, *(p.grad for p in net.parameters())], lists, values
+
+    whole, lists, values = run()
     monkeypatch.setattr("mmtoolkit.recommend.diffusion.DENOISED_ENTRIES", 17 * HIDDEN)
-    small_lists, small_values, _ = denoised_lists(net, schedule, *graph, 4.0, 10)
+    monkeypatch.setattr("mmtoolkit.recommend.sparse.ADDED_ENTRIES", 17 * HIDDEN)
+    again, small_lists, small_values = run()
+    assert all(map(torch.equal, again, whole))
     assert torch.allclose(small_values, values, atol=1e-5)
     assert (small_lists == lists).float().mean() > 0.99
 
@@ -204,7 +215,7 @@ def test_processes_share_a_batch(count):
     def run(workers):
         torch.manual_seed(5)
         net.zero_grad()
-        loss = training_loss(net, schedule, *graph, settings, workers)
+        loss = training_loss(net, schedule, *graph, np.arange(ITEMS), settings, workers)
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in net.parameters())], torch.rand(1)
 
