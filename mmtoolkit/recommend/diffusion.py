@@ -199,66 +199,58 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows x_t = a S + H W_d^T + c b_d of the graph that is being denoised.
-
-    Attributes:
-        semantic: a, the share of S.
-        hidden: H, `(rows, hidden)`.
-        bias: c, the share of b_d.
-    """
-
-    semantic: float
-    hidden: Tensor
-    bias: float
-
-
-@dataclass(frozen=True)
 class Reencoding:
     """What decoding and encoding again does in `hidden` dimensions; the same for all rows.
 
     Attributes:
-        weight: W_d^T W_e, `(hidden, hidden)`.
+        weight: G = W_d^T W_e, `(hidden, hidden)`.
         bias: b_d W_e, `(hidden,)`.
+        row: the mixing of an encoded row, then G, `(hidden, hidden)`.
     """
 
     weight: Tensor
     bias: Tensor
+    row: Tensor
 
     @classmethod
     @torch.no_grad()
     def of(cls, net: CDNet) -> Self:
-        """Multiply decoder and encoder of a net."""
-        return cls(product(net.decoder.T, net.encoder, net.dtype), net.decoder_bias @ net.encoder)
+        """Multiply decoder, encoder and mixing of a net."""
+        weight = product(net.decoder.T, net.encoder, net.dtype)
+        mixing = net.mix.weight[:, : len(weight)].T
+        return cls(weight, net.decoder_bias @ net.encoder, product(mixing, weight, net.dtype))
 
 
 @torch.no_grad()
-def denoise_steps(
+def denoise_rows(
     net: CDNet,
     schedule: Schedule,
     semantic: SparseRows,
     behaviour: SparseRows,
     guidance: float,
     again: Reencoding,
-) -> Iterator[Rows]:
-    """Denoise some rows of the clean graph with classifier-free guidance, a step at a time (step 5).
+) -> Tensor:
+    """Denoise some rows of the clean graph with classifier-free guidance (step 5).
 
     The guided prediction (1 + omega) x0(c) - omega x0(none) is one pass, since the mix is linear in the
-    encodings: A enc(x_t) + (1 + omega) B enc(c) + time. After the last step `semantic` is 0 and `bias` 1.
+    encodings: m = A enc(x_t) + (1 + omega) B enc(c) + time. Of x_t = a S + H W_d^T + c b_d no more is needed
+    than its encoding, to which m adds m G + b_d W_e, so that a step is one product, with A G.
+
+    Returns:
+        m of the last step, `(rows, hidden)`; the last posterior mean is its prediction m W_d^T + b_d itself.
     """
     encoded = bag(net.encoder, semantic)
-    condition = bag(net.encoder, behaviour) + net.encoder_bias
-    guided = (1 + guidance) * net.condition_part(condition)
-    rows = Rows(1.0, torch.zeros_like(encoded), 0.0)
-    for step in range(len(schedule.signal) - 1, -1, -1):
-        noisy = rows.semantic * encoded + net.encoder_bias
-        if rows.bias:
-            noisy += product(rows.hidden, again.weight, net.dtype) + rows.bias * again.bias
-        time = net.time_part(torch.tensor([step], device=encoded.device))
-        mixed = net.row_part(noisy) + guided + time
+    guided = (1 + guidance) * net.condition_part(bag(net.encoder, behaviour) + net.encoder_bias)
+    guided_again = product(guided, again.weight, net.dtype) + again.bias
+    times = net.time_part(torch.arange(len(schedule.signal), device=encoded.device))
+    times_again = times @ again.weight
+    share, added = 1.0, torch.zeros_like(encoded)  # enc(x_t) = share enc(S) + added
+    for step in range(len(schedule.signal) - 1, 0, -1):
+        unit = net.unit(share * encoded + added + net.encoder_bias)
+        predicted = product(unit, again.row, net.dtype) + guided_again + times_again[step]
         clean, old = float(schedule.posterior_clean[step]), float(schedule.posterior_noisy[step])
-        rows = Rows(old * rows.semantic, clean * mixed + old * rows.hidden, clean + old * rows.bias)
-        yield rows
+        share, added = old * share, clean * predicted + old * added
+    return net.row_part(share * encoded + added + net.encoder_bias) + guided + times[0]
 
 
 def denoised_lists(
@@ -287,24 +279,22 @@ def denoised_lists(
         Columns and values, both `(items, k)`, the largest first, and the share of the true columns that
         was found, measured on `RECALL_ROWS` rows (1 when all items are searched).
     """
-    items, hidden = net.decoder.shape
+    items, width = net.decoder.shape
     again, device = Reencoding.of(net), net.decoder.device
     linked = neighbourhood(semantic, behaviour) if candidates else None
     low_decoder = net.decoder if candidates else net.decoder.to(net.dtype)
-    step = max(1, DENOISED_ENTRIES // hidden)
+    step = max(1, DENOISED_ENTRIES // width)
     best, columns, found = [], [], []
     for start in range(0, items, step):
         block = slice(start, start + step)
         clean, condition = (SparseRows(sp.csr_array(graph[block]), device) for graph in (semantic, behaviour))
-        *_, rows = denoise_steps(net, schedule, clean, condition, guidance, again)
-        # The last posterior mean is the prediction itself, so nothing of S is left in the rows.
-        assert (rows.semantic, rows.bias) == (0, 1)
+        hidden = denoise_rows(net, schedule, clean, condition, guidance, again)
         if linked is None:
-            values, places = largest_entries(net, rows.hidden, k, low_decoder)
+            values, places = largest_entries(net, hidden, k, low_decoder)
         else:
-            values, places = largest_among(net, rows.hidden, sp.csr_array(linked[block] @ linked), k)
+            values, places = largest_among(net, hidden, sp.csr_array(linked[block] @ linked), k)
             sample = slice(None, None, max(1, items // RECALL_ROWS))
-            _, exact = largest_entries(net, rows.hidden[sample], k, net.decoder)
+            _, exact = largest_entries(net, hidden[sample], k, net.decoder)
             found.append((exact[:, :, None] == places[sample, None]).any(dim=2).float().mean(dim=1))
         best.append(values)
         columns.append(places)
