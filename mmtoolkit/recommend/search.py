@@ -46,8 +46,10 @@ def largest_entries(net: CDNet, hidden: Tensor, k: int, decoder: Tensor) -> tupl
     """
     items, dtype, parts = len(decoder), decoder.dtype, []
     k, rough, bias = min(k, items), dtype != torch.float32, net.decoder_bias.to(dtype)
-    for part in hidden.split(max(1, DECODED_ENTRIES // items)):
-        block = torch.addmm(bias, part.to(dtype), decoder.T)
+    step = min(len(hidden), max(1, DECODED_ENTRIES // items))
+    buffer = decoder.new_empty(step, items)  # memory of freed blocks may lie where no other fits
+    for part in hidden.split(step):
+        block = torch.addmm(bias, part.to(dtype), decoder.T, out=buffer[: len(part)])
         best = block.topk(min(k * (CANDIDATES if rough else 1), items), dim=1)
         parts.append(_rescored(net, part, best.indices, k) if rough else best)
     values, columns = (torch.cat(halves) for halves in zip(*parts, strict=True))
