@@ -283,8 +283,8 @@ def denoised_lists(
     again, device = Reencoding.of(net), net.decoder.device
     linked = neighbourhood(semantic, behaviour) if candidates else None
     low_decoder = net.decoder if candidates else net.decoder.to(net.dtype)
-    step = max(1, DENOISED_ENTRIES // width)
-    best, columns, found = [], [], []
+    step, apart = max(1, DENOISED_ENTRIES // width), max(1, items // RECALL_ROWS)
+    best, columns, sampled = [], [], []
     for start in range(0, items, step):
         block = slice(start, start + step)
         clean, condition = (SparseRows(sp.csr_array(graph[block]), device) for graph in (semantic, behaviour))
@@ -293,10 +293,11 @@ def denoised_lists(
             values, places = largest_entries(net, hidden, k, low_decoder)
         else:
             values, places = largest_among(net, hidden, sp.csr_array(linked[block] @ linked), k)
-            sample = slice(None, None, max(1, items // RECALL_ROWS))
-            _, exact = largest_entries(net, hidden[sample], k, net.decoder)
-            found.append((exact[:, :, None] == places[sample, None]).any(dim=2).float().mean(dim=1))
+            sampled.append(hidden[-start % apart :: apart])
         best.append(values)
         columns.append(places)
-    recall = float(torch.cat(found).mean()) if found else 1.0
-    return torch.cat(columns), torch.cat(best), recall
+    lists, recall = torch.cat(columns), 1.0
+    if sampled:
+        _, exact = largest_entries(net, torch.cat(sampled), k, net.decoder)
+        recall = float((exact[:, :, None] == lists[::apart, None]).any(dim=2).float().mean())
+    return lists, torch.cat(best), recall

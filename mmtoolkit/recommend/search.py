@@ -16,7 +16,7 @@ DECODED_ENTRIES = 2**23
 CANDIDATES = 3
 """Entries of a row that a search in low precision keeps for each that is wanted."""
 
-RECALL_ROWS = 1000
+RECALL_ROWS = 250
 """Rows on which a search among candidates is compared with all items."""
 
 
