@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 DATA ?= demo# data sets to measure on: make bench-recommend DATA="baby sports"
+ITEMS ?= 1000,10000# catalogues to grow through: ITEMS=10000,100000,1000000 takes a quarter of an hour and 12 GB
 BIN := $(VENV)/bin
 
 .PHONY: install demo test check bench-recommend bench-distill bench-landmarks clean
@@ -25,6 +26,10 @@ bench-recommend: install
 		$(BIN)/python benchmarks/recommend_diffusion.py $$data && \
 		$(BIN)/python benchmarks/recommend_parts.py $$data || exit 1; \
 	done
+	rm -rf runs/bench-scaling
+	$(BIN)/mmtk recommend study scaling -c igdmrec -s diffusion.hidden=256 -s diffusion.passes=1 \
+		-s diffusion.max_batches=3 -s graph.search=candidates -s train.contrast_with=batch \
+		-s 'data.modalities={}' --items $(ITEMS) --users 2000 -o runs/bench-scaling
 
 bench-landmarks: $(VENV)/.installed-onnx
 	$(BIN)/python benchmarks/landmarks.py
