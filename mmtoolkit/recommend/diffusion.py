@@ -205,7 +205,7 @@ class Reencoding:
     Attributes:
         weight: G = W_d^T W_e, `(hidden, hidden)`.
         bias: b_d W_e, `(hidden,)`.
-        row: the mixing of an encoded row, then G, `(hidden, hidden)`.
+        row: A G with A the mixing of an encoded row, `(hidden, hidden)`.
     """
 
     weight: Tensor
@@ -293,7 +293,7 @@ def denoised_lists(
             values, places = largest_entries(net, hidden, k, low_decoder)
         else:
             values, places = largest_among(net, hidden, sp.csr_array(linked[block] @ linked), k)
-            sampled.append(hidden[-start % apart :: apart])
+            sampled.append(hidden[-start % apart :: apart].clone())  # a view would keep the block
         best.append(values)
         columns.append(places)
     lists, recall = torch.cat(columns), 1.0

@@ -223,7 +223,7 @@ def test_processes_share_a_batch(count):
     assert all(share[1] == drawn_after for share in shares)
 
 
-def test_candidates_are_two_hops_and_the_best_of_them_are_found():
+def test_candidates_are_two_hops_and_the_best_of_them_are_found(monkeypatch):
     (semantic, behaviour), schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
     net = small_net().eval()
     _, values, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, candidates=True)
@@ -238,6 +238,11 @@ def test_candidates_are_two_hops_and_the_best_of_them_are_found():
     ]
     assert recall == pytest.approx(np.mean(shared))
     assert 0 < recall < 1
+
+    monkeypatch.setattr("mmtoolkit.recommend.diffusion.RECALL_ROWS", ITEMS // 4)  # every fourth row
+    monkeypatch.setattr("mmtoolkit.recommend.diffusion.DENOISED_ENTRIES", 7 * HIDDEN)
+    _, _, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, candidates=True)
+    assert recall == pytest.approx(np.mean(shared[::4]))
 
 
 def test_rows_with_few_candidates_get_fewer_edges():
