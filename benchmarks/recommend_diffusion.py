@@ -30,11 +30,19 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.device import describe_device, peak_memory, seed_everything
 from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import RecommendData, load_data
+from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
 from mmtoolkit.recommend.diffusion import Schedule
-from mmtoolkit.recommend.graph import behaviour_graph, normalise_symmetric, semantic_graph, user_item_graph
+from mmtoolkit.recommend.evaluate import rank_unseen
+from mmtoolkit.recommend.graph import (
+    behaviour_graph,
+    normalise_symmetric,
+    semantic_graph,
+    user_item_graph,
+    weighted_list_graph,
+)
 from mmtoolkit.recommend.igdmrec import Igdmrec
-from mmtoolkit.recommend.learner import Loop
+from mmtoolkit.recommend.learner import Loop, pick
+from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty
 from mmtoolkit.recommend.model import sinusoidal_embedding
 from mmtoolkit.recommend.train import sample_triples, set_up, train_epoch
 from mmtoolkit.recommend.workers import Workers
@@ -100,8 +108,7 @@ def published_epoch(settings: RecommendSettings, folder: str) -> dict[str, float
             rows = schedule.posterior_clean[step] * guided + schedule.posterior_noisy[step] * rows
         values, columns = rows.topk(settings.graph.denoised_neighbours, dim=1)
     denoised = time.perf_counter()
-    starts = np.arange(data.items + 1) * columns.shape[1]
-    lists = sp.csr_array((values.flatten().numpy(), columns.flatten().numpy(), starts), shape=semantic.shape)
+    lists = weighted_list_graph(columns, values, settings.graph.denoised_weights)
     seconds = {"diffusion": trained - start, "denoising": denoised - trained}
     return seconds | published_recommender(settings, data, lists, semantic)
 
@@ -111,13 +118,10 @@ def published_recommender(
 ) -> dict[str, float]:
     """Teach the recommender for an epoch and rank validation."""
     chosen, width = settings.train, settings.model.embedding
+    graphs = user_item_graph(data.train), normalise_symmetric(denoised), normalise_symmetric(semantic)
     user_item, *views = (
-        torch.sparse_coo_tensor(np.stack(graph.nonzero()), graph.data, graph.shape).coalesce()
-        for graph in (
-            user_item_graph(data.train),
-            normalise_symmetric(denoised),
-            normalise_symmetric(semantic),
-        )
+        torch.sparse_coo_tensor(np.stack([graph.row, graph.col]), graph.data, graph.shape).coalesce()
+        for graph in (graph.tocoo() for graph in graphs)
     )
     users, items = (nn.Parameter(nn.init.xavier_uniform_(torch.empty(n, width))) for n in data.train.shape)
     optimizer = torch.optim.Adam([users, items], chosen.learning_rate)
@@ -133,25 +137,25 @@ def published_recommender(
     start = time.perf_counter()
     triples = torch.from_numpy(sample_triples(data.train))
     for batch in triples[torch.randperm(len(triples))].split(chosen.batch_size):
-        user, view, other = represent()
-        u, positive, negative = user[batch[:, 0]], view[batch[:, 1]], view[batch[:, 2]]
-        loss = -F.logsigmoid((u * (positive - negative)).sum(dim=1)).mean()
-        loss = loss + chosen.embedding_penalty * sum(x.square().sum() for x in (u, positive, negative)) / len(
-            batch
-        )
+        users_now, view, other = represent()
+        user, positive, negative = pick(batch, users_now, view)
+        loss = bpr_loss(user, positive, negative)
+        loss = loss + chosen.embedding_penalty * embedding_penalty(user, positive, negative)
         share = F.normalize(positive, dim=1) @ F.normalize(other, dim=1).T / chosen.contrast_temperature
         loss = loss + chosen.contrast_weight * F.cross_entropy(share, batch[:, 1])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     trained = time.perf_counter()
-    with torch.no_grad():
-        for block in torch.arange(data.users).split(EVALUATED_USERS):
-            user, view, _ = represent()
-            scores = user[block] @ view.T
-            known = data.train[block.numpy()].nonzero()
-            scores[torch.from_numpy(np.stack(known)).unbind()] = -torch.inf
-            scores.topk(max(settings.evaluate.top_k), dim=1)
+
+    @torch.no_grad()
+    def scores(block: IntArray) -> Tensor:
+        users_now, view, _ = represent()
+        return users_now[torch.from_numpy(block)] @ view.T
+
+    top = settings.evaluate.top_k[-1]
+    for _ in rank_unseen(scores, data.train, np.arange(data.users), top, EVALUATED_USERS):
+        pass
     return {"recommender": trained - start, "evaluation": time.perf_counter() - trained}
 
 
@@ -213,13 +217,13 @@ def main() -> None:
         sides[f"whole epoch, {precision}"] = measure("whole", options.folder, precision, options.passes)
     print(f"{'':24}diffusion  denoising  the rest  together  times   peak memory  (before)")
     for name, found in sides.items():
-        diffusion, denoising, *rest = found["seconds"].values()
-        total = diffusion + denoising + sum(rest)
-        same = sum(base["seconds"][stage] for stage in found["seconds"])
+        seconds, total = found["seconds"], sum(found["seconds"].values())
+        diffusion, denoising = seconds["diffusion"], seconds["denoising"]
+        rest = total - diffusion - denoising
+        same = sum(base["seconds"][stage] for stage in seconds)
         print(
-            f"{name:<24}{diffusion:7.1f} s{denoising:9.1f} s{sum(rest):8.1f} s{total:8.1f} s"
-            f"{same / total:7.2f}"
-            f"{found['peak'] / 2**30:10.2f} GiB{found['before'] / 2**30:8.2f} GiB"
+            f"{name:<24}{diffusion:7.1f} s{denoising:9.1f} s{rest:8.1f} s{total:8.1f} s"
+            f"{same / total:7.2f}{found['peak'] / 2**30:10.2f} GiB{found['before'] / 2**30:8.2f} GiB"
         )
         assert np.isfinite(total)
 
