@@ -217,8 +217,7 @@ class Reencoding:
     def of(cls, net: CDNet) -> Self:
         """Multiply decoder, encoder and mixing of a net."""
         weight = product(net.decoder.T, net.encoder, net.dtype)
-        mixing = net.mix.weight[:, : len(weight)].T
-        return cls(weight, net.decoder_bias @ net.encoder, product(mixing, weight, net.dtype))
+        return cls(weight, net.decoder_bias @ net.encoder, product(net.row_mixing, weight, net.dtype))
 
 
 @torch.no_grad()

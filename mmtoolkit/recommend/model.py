@@ -38,9 +38,14 @@ class CDNet(nn.Module):
         ):
             nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
+    @property
+    def row_mixing(self) -> Tensor:
+        """Weights that an encoded noisy row is mixed with, `(hidden, hidden)`."""
+        return self.mix.weight[:, : self.encoder.shape[1]].T
+
     def row_part(self, encoded: Tensor) -> Tensor:
         """Mix an encoded noisy row, `(batch, hidden)` to `(batch, hidden)`."""
-        return product(self.unit(encoded), self.mix.weight[:, : self.encoder.shape[1]].T, self.dtype)
+        return product(self.unit(encoded), self.row_mixing, self.dtype)
 
     def condition_part(self, encoded: Tensor) -> Tensor:
         """Mix an encoded condition, `(batch, hidden)` to `(batch, hidden)`."""
