@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from mmtoolkit.landmarks.data import Annotation, Face, enclosing_box, official_box, read_annotations
-from mmtoolkit.landmarks.data.face import intersection_over_union
+from mmtoolkit.landmarks.data.face import Face, enclosing_box, intersection_over_union, official_box
 from mmtoolkit.landmarks.data.images import PICTURES, read_image
-from mmtoolkit.landmarks.detector import CentreNet, Detector
-from mmtoolkit.landmarks.detector_train import FaceBank, fill_bank, save_detector, train_detector
-from mmtoolkit.landmarks.scenery import draw_background
-from mmtoolkit.landmarks.synthetic import render_faces
+from mmtoolkit.landmarks.data.read import Annotation, read_annotations
+from mmtoolkit.landmarks.data.synthetic import render_faces
+from mmtoolkit.landmarks.detection.detector import CentreNet, Detector
+from mmtoolkit.landmarks.detection.train import FaceBank, fill_bank, save_detector, train_detector
+from mmtoolkit.landmarks.rendering.scenery import draw_background
 
 TEXTURES, RENDERED = 100, 300
 

@@ -9,10 +9,10 @@ the student's own) and steps, with guidance at full strength and damped. A minut
 import torch
 
 from mmtoolkit.core.run import environment
-from mmtoolkit.distill.generate import student_samples, teacher_samples
-from mmtoolkit.distill.metrics import trajectory_error
-from mmtoolkit.distill.pixel import load_pixel_student
-from mmtoolkit.distill.shapes import make_shapes
+from mmtoolkit.distill.data.synthetic import make_shapes
+from mmtoolkit.distill.evaluation.metrics import trajectory_error
+from mmtoolkit.distill.models.pixel import load_pixel_student
+from mmtoolkit.distill.sampling.generate import student_samples, teacher_samples
 
 PICTURES = 48
 

@@ -15,8 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import DistillSettings, ModelSettings, TrainSettings
-from mmtoolkit.distill.families import FAMILIES, Source
-from mmtoolkit.distill.memory import expected_memory
+from mmtoolkit.distill.models.families import FAMILIES, Source
+from mmtoolkit.distill.training.memory import expected_memory
 
 UNET: dict[str, Any] = {
     "sample_size": 128,

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import TargetSettings
-from mmtoolkit.distill.generate import student_samples, teacher_samples
-from mmtoolkit.distill.loop import Average
-from mmtoolkit.distill.losses import Draw, distillation_loss
-from mmtoolkit.distill.mixture import Mixture
-from mmtoolkit.distill.model import Condition, swapped
-from mmtoolkit.distill.pixel import pixel_levels
-from mmtoolkit.distill.targets import Targets
+from mmtoolkit.distill.models.denoiser import Condition, swapped
+from mmtoolkit.distill.models.losses import Draw, distillation_loss
+from mmtoolkit.distill.models.mixture import Mixture
+from mmtoolkit.distill.models.pixel import pixel_levels
+from mmtoolkit.distill.sampling.generate import student_samples, teacher_samples
+from mmtoolkit.distill.training.steps import Average
+from mmtoolkit.distill.training.targets import Targets
 
 CLASSES, COMPONENTS, WIDTH, SPREAD, STRENGTH = 4, 3, 16, 0.15, 0.5
 BATCH, RATE, SAMPLES = 128, 2e-3, 2048

@@ -15,8 +15,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from mmtoolkit.distill import scheduler as module
-from mmtoolkit.distill.scheduler import TDDScheduler
+from mmtoolkit.distill.sampling import scheduler as module
+from mmtoolkit.distill.sampling.scheduler import TDDScheduler
 
 NOISE = torch.tensor([0.3, -0.7, 1.1, -0.2], dtype=torch.float64)
 

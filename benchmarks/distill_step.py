@@ -26,12 +26,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import ModelSettings, TargetSettings
-from mmtoolkit.distill.families import FAMILIES, LatentDenoiser, Source
-from mmtoolkit.distill.families.source import quiet_libraries
-from mmtoolkit.distill.lean import LeanConv2d, LeanLinear
-from mmtoolkit.distill.losses import Draw, distillation_loss, jump, pseudo_huber
-from mmtoolkit.distill.model import Condition, autocast
-from mmtoolkit.distill.targets import Targets
+from mmtoolkit.distill.models.denoiser import Condition, autocast
+from mmtoolkit.distill.models.families import FAMILIES, LatentDenoiser, Source
+from mmtoolkit.distill.models.families.source import quiet_libraries
+from mmtoolkit.distill.models.lora_layers import LeanConv2d, LeanLinear
+from mmtoolkit.distill.models.losses import Draw, distillation_loss, jump, pseudo_huber
+from mmtoolkit.distill.training.targets import Targets
 
 GUIDANCE = 3.5
 SD15_UNET: dict[str, Any] = {

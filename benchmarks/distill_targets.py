@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import TargetSettings
-from mmtoolkit.distill.schedule import equidistant
-from mmtoolkit.distill.targets import PUBLISHED_WINDOW, Targets, pool
+from mmtoolkit.distill.sampling.grids import equidistant
+from mmtoolkit.distill.training.targets import PUBLISHED_WINDOW, Targets, pool
 
 ROWS = 64
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.run import environment
-from mmtoolkit.recommend.data import read_folder
-from mmtoolkit.recommend.graph import Graph, user_item_graph
+from mmtoolkit.recommend.data.dataset import read_folder
+from mmtoolkit.recommend.graphs.graph import Graph, user_item_graph
 
 
 def interactions(folder: str | None) -> sp.csr_array:

@@ -23,14 +23,14 @@ import torch
 from mmtoolkit.core.device import peak_memory
 from mmtoolkit.core.errors import CheckpointError
 from mmtoolkit.core.run import environment
-from mmtoolkit.landmarks.data import Face
+from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image, read_image
-from mmtoolkit.landmarks.detect import Detector, make_detector
+from mmtoolkit.landmarks.data.synthetic import render_faces
+from mmtoolkit.landmarks.detection.detect import Detector, make_detector
 from mmtoolkit.landmarks.export import comparison_crops, export, milliseconds_per_face, onnx_session
 from mmtoolkit.landmarks.load import Landmarker, load_landmarker
-from mmtoolkit.landmarks.predict import core_count, find_faces, list_pictures, predict_pictures
-from mmtoolkit.landmarks.smooth import OneEuroFilter
-from mmtoolkit.landmarks.synthetic import render_faces
+from mmtoolkit.landmarks.prediction.pictures import core_count, find_faces, list_pictures, predict_pictures
+from mmtoolkit.landmarks.prediction.smooth import OneEuroFilter
 
 SIZE, FOLDER = 450, 1000
 

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import SPLITS, RecommendData, read_folder
-from mmtoolkit.recommend.graph import modality_weights
+from mmtoolkit.recommend.data.dataset import SPLITS, RecommendData, read_folder
+from mmtoolkit.recommend.graphs.graph import modality_weights
 from mmtoolkit.recommend.load import Model, load_model
-from mmtoolkit.recommend.newcomers import fold_in_users, place_items
+from mmtoolkit.recommend.serving.newcomers import fold_in_users, place_items
 from mmtoolkit.recommend.train import train
 
 TOP_K = 20

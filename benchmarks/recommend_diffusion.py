@@ -30,22 +30,22 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.device import describe_device, peak_memory, seed_everything
 from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
-from mmtoolkit.recommend.diffusion import Schedule
-from mmtoolkit.recommend.evaluate import rank_unseen
-from mmtoolkit.recommend.graph import (
+from mmtoolkit.recommend.data.dataset import IntArray, RecommendData, load_data
+from mmtoolkit.recommend.evaluation.metrics import rank_unseen
+from mmtoolkit.recommend.graphs.graph import (
     behaviour_graph,
     normalise_symmetric,
     semantic_graph,
     user_item_graph,
     weighted_list_graph,
 )
-from mmtoolkit.recommend.igdmrec import Igdmrec
-from mmtoolkit.recommend.learner import Loop, pick
-from mmtoolkit.recommend.losses import bpr_loss, embedding_penalty
-from mmtoolkit.recommend.model import sinusoidal_embedding
+from mmtoolkit.recommend.models.diffusion import Schedule
+from mmtoolkit.recommend.models.igdmrec import Igdmrec
+from mmtoolkit.recommend.models.learner import Loop, pick
+from mmtoolkit.recommend.models.losses import bpr_loss, embedding_penalty
+from mmtoolkit.recommend.models.networks import sinusoidal_embedding
 from mmtoolkit.recommend.train import sample_triples, set_up, train_epoch
-from mmtoolkit.recommend.workers import Workers
+from mmtoolkit.recommend.training.workers import Workers
 
 CPU = torch.device("cpu")
 

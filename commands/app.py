@@ -9,18 +9,7 @@ from typer.core import TyperGroup
 from mmtoolkit import __version__
 from mmtoolkit.core.errors import ToolkitError
 
-from . import (
-    config,
-    distill,
-    distill_judging,
-    env,
-    landmarks,
-    landmarks_sets,
-    recommend,
-    recommend_catalogue,
-    recommend_serving,
-    recommend_studies,
-)
+from . import config, distill, env, landmarks, recommend
 from .output import print_error
 
 
@@ -53,12 +42,8 @@ app = typer.Typer(
     help="Multimodal recommendation, few-step diffusion and dense facial landmarks in one command.",
     epilog="Start with: mmtk recommend train --config demo",
 )
-for part in (recommend_catalogue, recommend_serving, recommend_studies):
-    recommend.app.add_typer(part.app)
 app.add_typer(recommend.app, name="recommend")
-distill.app.add_typer(distill_judging.app)
 app.add_typer(distill.app, name="distill")
-landmarks.app.add_typer(landmarks_sets.app)
 app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(config.app, name="config")
 app.command("env")(env.env)

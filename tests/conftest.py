@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import RecommendData
-from mmtoolkit.recommend.synthetic import Plan, make_demo
+from mmtoolkit.recommend.data.dataset import RecommendData
+from mmtoolkit.recommend.data.synthetic import Plan, make_demo
 
 TINY = [
     "diffusion.hidden=16",

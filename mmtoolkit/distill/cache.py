@@ -27,10 +27,10 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data import Pictures, open_pictures
-from mmtoolkit.distill.families import Autoencoder, Source, encode_in_parts
-from mmtoolkit.distill.files import fingerprint, open_tensors, read_json_file, read_tensors
-from mmtoolkit.distill.model import Condition
+from mmtoolkit.distill.data.files import fingerprint, open_tensors, read_json_file, read_tensors
+from mmtoolkit.distill.data.read import Pictures, open_pictures
+from mmtoolkit.distill.models.denoiser import Condition
+from mmtoolkit.distill.models.families import Autoencoder, Source, encode_in_parts
 
 SHARD = 256
 FACTS = "cache.json"
@@ -39,7 +39,7 @@ _SAME = ("family", "base", "size", "flip", "precision", "seed", "fingerprint")
 
 @dataclass(frozen=True)
 class CachedExamples:
-    """A cache, read row by row; see :class:`mmtoolkit.distill.model.Examples`.
+    """A cache, read row by row; see :class:`mmtoolkit.distill.models.denoiser.Examples`.
 
     Attributes:
         folder: where it lies.

@@ -25,10 +25,10 @@ from mmtoolkit.distill.evaluate import (
     make_bench,
     teacher_table,
 )
-from mmtoolkit.distill.generate import save_grid
-from mmtoolkit.distill.setup import Training, restore, set_up
-from mmtoolkit.distill.targets import RULES
+from mmtoolkit.distill.sampling.generate import save_grid
 from mmtoolkit.distill.train import train
+from mmtoolkit.distill.training.setup import Training, restore, set_up
+from mmtoolkit.distill.training.targets import RULES
 
 Table = tuple[list[str], list[list[str]]]
 VARIANTS: dict[str, dict[str, object]] = {

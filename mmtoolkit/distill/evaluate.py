@@ -16,14 +16,19 @@ from mmtoolkit.core.errors import ConfigError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.distill.clip import Clip, clip_score
 from mmtoolkit.distill.config import DistillSettings, EvaluateSettings
-from mmtoolkit.distill.features import Extractor, extract_all, load_features
-from mmtoolkit.distill.generate import in_parts, student_samples, teacher_samples
-from mmtoolkit.distill.loop import step_generator
-from mmtoolkit.distill.metrics import frechet_distance, kernel_distance, precision_recall, trajectory_error
-from mmtoolkit.distill.model import Condition, autocast, move, swapped
-from mmtoolkit.distill.setup import Training, restore, set_up
+from mmtoolkit.distill.evaluation.clip import Clip, clip_score
+from mmtoolkit.distill.evaluation.features import Extractor, extract_all, load_features
+from mmtoolkit.distill.evaluation.metrics import (
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    trajectory_error,
+)
+from mmtoolkit.distill.models.denoiser import Condition, autocast, move, swapped
+from mmtoolkit.distill.sampling.generate import in_parts, student_samples, teacher_samples
+from mmtoolkit.distill.training.setup import Training, restore, set_up
+from mmtoolkit.distill.training.steps import step_generator
 
 FEATURES_FILE = "features.safetensors"
 

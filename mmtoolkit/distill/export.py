@@ -24,10 +24,10 @@ from mmtoolkit.core.errors import RunError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.families import FAMILIES, Family, Source
-from mmtoolkit.distill.files import read_json, read_metadata, read_tensors
-from mmtoolkit.distill.layouts import original_names
-from mmtoolkit.distill.lora import Lora, LoraLayer, find_lora_file, layer_shapes, read_lora
+from mmtoolkit.distill.data.files import read_json, read_metadata, read_tensors
+from mmtoolkit.distill.models.families import FAMILIES, Family, Source
+from mmtoolkit.distill.models.layer_names import original_names
+from mmtoolkit.distill.models.lora import Lora, LoraLayer, find_lora_file, layer_shapes, read_lora
 
 Format = Literal["diffusers", "kohya", "merged"]
 Precision = Literal["float32", "bfloat16", "float16"]

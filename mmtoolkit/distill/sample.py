@@ -22,17 +22,17 @@ from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import SHAPES, DistillSettings, TargetSettings
-from mmtoolkit.distill.files import read_json_file, read_metadata
-from mmtoolkit.distill.generate import (
+from mmtoolkit.distill.data.files import read_json_file, read_metadata
+from mmtoolkit.distill.data.synthetic import make_shapes
+from mmtoolkit.distill.sampling.generate import (
     draw_grid,
     step_guidance,
     student_guidance,
     student_samples,
     to_bytes,
 )
-from mmtoolkit.distill.loop import step_generator
-from mmtoolkit.distill.schedule import ScheduleKind
-from mmtoolkit.distill.shapes import make_shapes
+from mmtoolkit.distill.sampling.grids import ScheduleKind
+from mmtoolkit.distill.training.steps import step_generator
 
 _HUB_ID = re.compile(r"[\w-]+/[\w.-]+(/[\w./-]+\.safetensors)?")
 
@@ -51,7 +51,7 @@ class SampleSettings:
         clip_steps: first steps with dynamic thresholding.
         lora_scale: factor on the LoRA, none being 1 (not for pixel models).
         damped: weaken guidance above the student's own over long jumps, see
-            :func:`~mmtoolkit.distill.generate.damped_guidance`; FLUX's pipeline cannot.
+            :func:`~mmtoolkit.distill.sampling.generate.damped_guidance`; FLUX's pipeline cannot.
     """
 
     steps: int = 4
@@ -138,7 +138,7 @@ def _sample_pixel(
     settings: SampleSettings,
     device: torch.device,
 ) -> Samples:
-    from mmtoolkit.distill.pixel import load_pixel_student
+    from mmtoolkit.distill.models.pixel import load_pixel_student
 
     if settings.lora_scale is not None:
         raise UsageError(f"--lora-scale: {checkpoint} is a pixel student, which states its own; leave it out")
@@ -258,7 +258,7 @@ def _stated_targets(facts: Mapping[str, Any], checkpoint: str) -> TargetSettings
 
 
 def _scheduler(pipeline: Any, flow: bool, targets: TargetSettings, settings: SampleSettings) -> Any:
-    from mmtoolkit.distill.scheduler import TDDFlowScheduler, TDDScheduler
+    from mmtoolkit.distill.sampling.scheduler import TDDFlowScheduler, TDDScheduler
 
     kind = TDDFlowScheduler if flow else TDDScheduler
     scheduler = kind.from_config(

@@ -21,9 +21,12 @@ from mmtoolkit.core.plots import plot_curves
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data import PixelExamples, load_images, open_pictures
-from mmtoolkit.distill.generate import save_grid, teacher_samples
-from mmtoolkit.distill.loop import (
+from mmtoolkit.distill.data.read import PixelExamples, load_images, open_pictures
+from mmtoolkit.distill.models.denoiser import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
+from mmtoolkit.distill.models.pixel import PixelDenoiser, PixelNetwork, PixelSpec, save_pixel, with_size
+from mmtoolkit.distill.sampling.generate import save_grid, teacher_samples
+from mmtoolkit.distill.training.setup import check_data, texts_of
+from mmtoolkit.distill.training.steps import (
     Average,
     batch_rows,
     parts_of,
@@ -33,9 +36,6 @@ from mmtoolkit.distill.loop import (
     take_step,
     unwrapped,
 )
-from mmtoolkit.distill.model import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
-from mmtoolkit.distill.pixel import PixelDenoiser, PixelNetwork, PixelSpec, save_pixel, with_size
-from mmtoolkit.distill.setup import check_data, texts_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

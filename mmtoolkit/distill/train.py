@@ -13,8 +13,12 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.generate import save_grid, student_samples, teacher_samples
-from mmtoolkit.distill.loop import (
+from mmtoolkit.distill.models.denoiser import Condition, autocast, move, swapped
+from mmtoolkit.distill.models.losses import Draw, distillation_loss
+from mmtoolkit.distill.report import write_train_report
+from mmtoolkit.distill.sampling.generate import save_grid, student_samples, teacher_samples
+from mmtoolkit.distill.training.setup import Training, restore, save, set_up
+from mmtoolkit.distill.training.steps import (
     batch_rows,
     parts_of,
     rate_factor,
@@ -23,10 +27,6 @@ from mmtoolkit.distill.loop import (
     take_step,
     unwrapped,
 )
-from mmtoolkit.distill.losses import Draw, distillation_loss
-from mmtoolkit.distill.model import Condition, autocast, move, swapped
-from mmtoolkit.distill.report import write_train_report
-from mmtoolkit.distill.setup import Training, restore, save, set_up
 
 GRID_STEPS = (2, 4, 8)
 GRID_COLUMNS = 8
@@ -98,7 +98,7 @@ def train(settings: DistillSettings, run: RunDirectory, *, resume: bool = False)
 
 def _write_pixel(training: Training, run: RunDirectory) -> None:
     """Write a pixel student as one file, half the size of its checkpoint."""
-    from mmtoolkit.distill.pixel import PixelSpec, save_pixel
+    from mmtoolkit.distill.models.pixel import PixelSpec, save_pixel
 
     spec = PixelSpec.from_json(training.meta["spec"])
     save_pixel(run.path / "student.safetensors", training.average.values, spec, training.meta["facts"])
@@ -306,8 +306,8 @@ def _cached(settings: DistillSettings) -> bool:
 def _describe_uncached(settings: DistillSettings) -> dict[str, int | float | str]:
     """Tell the sizes of what will be cached and trained; a step cannot be timed before."""
     from mmtoolkit.distill import cache
-    from mmtoolkit.distill.families import Source
-    from mmtoolkit.distill.memory import expected_memory, free_memory
+    from mmtoolkit.distill.models.families import Source
+    from mmtoolkit.distill.training.memory import expected_memory, free_memory
 
     facts = cache.describe_work(settings)
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.plots import STYLE
-from mmtoolkit.landmarks.points import PARTS, Points
+from mmtoolkit.landmarks.data.points import PARTS, Points
+from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.report import COLOURS
-from mmtoolkit.landmarks.synthetic import render_faces
 
 SIZE = 720
 SEED = 145

@@ -17,7 +17,7 @@ from mmtoolkit.landmarks.data.face import Face, Image
 from mmtoolkit.landmarks.data.images import crop_squares, square_boxes
 from mmtoolkit.landmarks.data.read import read_annotations
 from mmtoolkit.landmarks.load import Landmarker, load_landmarker
-from mmtoolkit.landmarks.model import count_operations
+from mmtoolkit.landmarks.models.networks import count_operations
 
 TOLERANCE = 0.05
 """Largest distance in pixels of the crop between an exported network's points and torch's."""
@@ -60,7 +60,7 @@ def comparison_crops(landmarker: Landmarker, data: Path | None, count: int = 16)
     """Cut out the first faces of a data set, or rendered ones, to compare an export on."""
     if data is not None:
         return cut_crops([item.face() for item in read_annotations(data)[:count]], landmarker)
-    from mmtoolkit.landmarks.synthetic import render_faces
+    from mmtoolkit.landmarks.data.synthetic import render_faces
 
     return cut_crops(list(render_faces(count, 2 * landmarker.settings.size, 0)), landmarker)
 

@@ -18,8 +18,8 @@ from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.config import LandmarkSettings, ModelSettings
 from mmtoolkit.landmarks.data.face import Boxes, Image, official_box
 from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes
-from mmtoolkit.landmarks.model import Output, fold_norms, make_model
-from mmtoolkit.landmarks.points import COUNT, FLIP, Points
+from mmtoolkit.landmarks.data.points import COUNT, FLIP, Points
+from mmtoolkit.landmarks.models.networks import Output, fold_norms, make_model
 
 SHIPPED = "compact.safetensors"
 

@@ -13,9 +13,9 @@ from mmtoolkit.core.plots import STYLE, plot_curves, write_report
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.data.images import crop_squares, square_boxes, to_square
+from mmtoolkit.landmarks.data.points import PARTS, Points
 from mmtoolkit.landmarks.data.read import Annotation
-from mmtoolkit.landmarks.evaluate import ALPHA, Evaluation, Values
-from mmtoolkit.landmarks.points import PARTS, Points
+from mmtoolkit.landmarks.evaluation.metrics import ALPHA, Evaluation, Values
 
 COLOURS = {
     "contour": (80, 200, 255),

@@ -12,17 +12,25 @@ from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.landmarks.config import LandmarkSettings
+from mmtoolkit.landmarks.data.batches import VALIDATION_SEED, watch
 from mmtoolkit.landmarks.data.face import Boxes, Image
 from mmtoolkit.landmarks.data.images import encode_image
+from mmtoolkit.landmarks.data.points import Points
 from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
+from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.data.write import check_new, whole_folder, write_jd
-from mmtoolkit.landmarks.detect import Detector, whole_picture
-from mmtoolkit.landmarks.evaluate import ALPHA, Comparison, Evaluation, compare, evaluate, read_predictions
-from mmtoolkit.landmarks.faces import VALIDATION_SEED, watch
+from mmtoolkit.landmarks.detection.detect import Detector, whole_picture
+from mmtoolkit.landmarks.evaluation.metrics import (
+    ALPHA,
+    Comparison,
+    Evaluation,
+    compare,
+    evaluate,
+    read_predictions,
+)
 from mmtoolkit.landmarks.load import Landmarker
-from mmtoolkit.landmarks.outputs import check_new_zip, write_submission
-from mmtoolkit.landmarks.points import Points
-from mmtoolkit.landmarks.predict import (
+from mmtoolkit.landmarks.prediction.outputs import check_new_zip, write_submission
+from mmtoolkit.landmarks.prediction.pictures import (
     VIDEOS,
     Prediction,
     find_faces,
@@ -33,7 +41,6 @@ from mmtoolkit.landmarks.predict import (
     read_video,
 )
 from mmtoolkit.landmarks.report import draw_worst, plot_ced
-from mmtoolkit.landmarks.synthetic import render_faces
 
 RENDERED = "rendered validation faces"
 """Names the data set of :func:`labelled_faces` that nobody named."""
@@ -232,7 +239,7 @@ def predict_source(
         source: picture, folder, video, or number of a camera.
         detector: for what has no box.
         box: `(4,)` box of the one face of a picture.
-        passes: see :func:`mmtoolkit.landmarks.predict.find_faces`.
+        passes: see :func:`mmtoolkit.landmarks.prediction.pictures.find_faces`.
         smooth: filter the points of a video.
         frames: stop a video after so many; 0: at its end.
         workers: threads for pictures; None: as many as there are cores.

@@ -31,11 +31,9 @@ from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError,
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.landmarks.augment import Batch, Crops
 from mmtoolkit.landmarks.config import LandmarkSettings
-from mmtoolkit.landmarks.data.images import from_square
-from mmtoolkit.landmarks.evaluate import Evaluation, evaluate
-from mmtoolkit.landmarks.faces import (
+from mmtoolkit.landmarks.data.augment import Batch, Crops
+from mmtoolkit.landmarks.data.batches import (
     Validation,
     draw_batches,
     fingerprint,
@@ -43,11 +41,13 @@ from mmtoolkit.landmarks.faces import (
     training_crops,
     validation_faces,
 )
+from mmtoolkit.landmarks.data.images import from_square
+from mmtoolkit.landmarks.evaluation.metrics import Evaluation, evaluate
 from mmtoolkit.landmarks.load import load_weights
-from mmtoolkit.landmarks.losses import compute_loss
-from mmtoolkit.landmarks.model import Output, count_operations, make_model
-from mmtoolkit.landmarks.norms import share_norms
-from mmtoolkit.landmarks.pretrained import find_pretrained, frozen_stages, load_pretrained
+from mmtoolkit.landmarks.models.losses import compute_loss
+from mmtoolkit.landmarks.models.networks import Output, count_operations, make_model
+from mmtoolkit.landmarks.models.norms import share_norms
+from mmtoolkit.landmarks.models.pretrained import find_pretrained, frozen_stages, load_pretrained
 from mmtoolkit.landmarks.report import write_run_report
 
 if TYPE_CHECKING:

@@ -2,5 +2,5 @@
 
 Wu et al., "IGDMRec: Behavior Conditioned Item Graph Diffusion for Multimodal Recommendation",
 arXiv 2512.19983. Entry points: :func:`mmtoolkit.recommend.train.train`,
-:func:`mmtoolkit.recommend.evaluate.evaluate`, :func:`mmtoolkit.recommend.predict.predict`.
+:func:`mmtoolkit.recommend.evaluation.metrics.evaluate`, :func:`mmtoolkit.recommend.predict.predict`.
 """

@@ -16,7 +16,7 @@ from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.evaluate import SplitName, score_users
+from mmtoolkit.recommend.evaluation.metrics import SplitName, score_users
 from mmtoolkit.recommend.load import load_model
 
 METRICS = ("recall@20", "ndcg@20", "recall@10", "ndcg@10")

@@ -17,13 +17,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.extras import need
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import write_atomic
-from mmtoolkit.recommend.data import FloatArray
-from mmtoolkit.recommend.extras import need
+from mmtoolkit.recommend.data.dataset import FloatArray
 from mmtoolkit.recommend.load import Model
-from mmtoolkit.recommend.names import Names
 from mmtoolkit.recommend.predict import representations
+from mmtoolkit.recommend.serving.names import Names
 
 IndexKind = Literal["none", "flat", "hnsw"]
 HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 200, 128

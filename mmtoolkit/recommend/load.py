@@ -14,12 +14,12 @@ from mmtoolkit.core.device import DeviceName, resolve_device
 from mmtoolkit.core.errors import CheckpointError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
-from mmtoolkit.recommend.igdmrec import Igdmrec, stored_item_graph, stored_scorer
-from mmtoolkit.recommend.learner import Embeddings, HistoryWeights, Learner, Scorer, WithHistory
-from mmtoolkit.recommend.noise import spoil
-from mmtoolkit.recommend.peers.closed import Ease, ItemKnn, Popularity
-from mmtoolkit.recommend.peers.learned import BprMf, Freedom, LightGcn, Vbpr
+from mmtoolkit.recommend.data.dataset import IntArray, RecommendData, load_data
+from mmtoolkit.recommend.graphs.noise import spoil
+from mmtoolkit.recommend.models.igdmrec import Igdmrec, stored_item_graph, stored_scorer
+from mmtoolkit.recommend.models.learner import Embeddings, HistoryWeights, Learner, Scorer, WithHistory
+from mmtoolkit.recommend.models.peers.closed import Ease, ItemKnn, Popularity
+from mmtoolkit.recommend.models.peers.learned import BprMf, Freedom, LightGcn, Vbpr
 
 LEARNERS: dict[str, Callable[[RecommendSettings, RecommendData, torch.device], Learner]] = {
     "igdmrec": Igdmrec,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mmtoolkit.core.errors import UsageError
-from mmtoolkit.recommend.data import SPLITS, IntArray
-from mmtoolkit.recommend.evaluate import rank_unseen
-from mmtoolkit.recommend.lists import Ranked
+from mmtoolkit.recommend.data.dataset import SPLITS, IntArray
+from mmtoolkit.recommend.evaluation.metrics import rank_unseen
 from mmtoolkit.recommend.load import Model
-from mmtoolkit.recommend.names import Names, parse_ids
+from mmtoolkit.recommend.serving.lists import Ranked
+from mmtoolkit.recommend.serving.names import Names, parse_ids
 
 Seen = Literal["train", "validation", "all"]
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from mmtoolkit.core.plots import plot_curves, write_report
 from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.recommend.data import RecommendData
+from mmtoolkit.recommend.data.dataset import RecommendData
 
 if TYPE_CHECKING:
-    from mmtoolkit.recommend.beyond import Judgement
+    from mmtoolkit.recommend.evaluation.beyond import Judgement
     from mmtoolkit.recommend.train import TrainResult
 
 GRAPHS = {

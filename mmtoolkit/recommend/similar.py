@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
-from mmtoolkit.recommend.data import IntArray
-from mmtoolkit.recommend.graph import BLOCK_ENTRIES
-from mmtoolkit.recommend.lists import Ranked
+from mmtoolkit.recommend.data.dataset import IntArray
+from mmtoolkit.recommend.graphs.graph import BLOCK_ENTRIES
 from mmtoolkit.recommend.load import Model
 from mmtoolkit.recommend.predict import ranked, representations
+from mmtoolkit.recommend.serving.lists import Ranked
 
 
 def similar_items(model: Model, items: IntArray, top_k: int = 10) -> Iterator[Ranked]:

@@ -29,12 +29,12 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import IntArray, RecommendData, load_data
-from mmtoolkit.recommend.evaluate import RANKED, means, score_users, write_user_scores
-from mmtoolkit.recommend.learner import Learner, Loop
+from mmtoolkit.recommend.data.dataset import IntArray, RecommendData, load_data
+from mmtoolkit.recommend.evaluation.metrics import RANKED, means, score_users, write_user_scores
 from mmtoolkit.recommend.load import check_data, make_learner
+from mmtoolkit.recommend.models.learner import Learner, Loop
 from mmtoolkit.recommend.report import write_run_report
-from mmtoolkit.recommend.workers import Workers
+from mmtoolkit.recommend.training.workers import Workers
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmtoolkit.distill.shapes import make_shapes
+from mmtoolkit.distill.data.synthetic import make_shapes
 
 
 def opened(path):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mmtoolkit.landmarks.config import DataSettings, LandmarkSettings
-from mmtoolkit.landmarks.data import write_jd
+from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.data.text import write_points_txt, write_pts
+from mmtoolkit.landmarks.data.write import write_jd
 from mmtoolkit.landmarks.export import comparison_crops, export
 from mmtoolkit.landmarks.load import untrained
-from mmtoolkit.landmarks.synthetic import render_faces
 
 SHAPE = np.random.default_rng(0).uniform(10, 80, (106, 2)).astype(np.float32)
 

@@ -104,7 +104,7 @@ def test_new_users(run, mmtk, tmp_path):
 def test_new_users_are_ranked_in_blocks_that_fit_and_fitted_once(
     kind, mmtk, data_folder, tmp_path, monkeypatch
 ):
-    from mmtoolkit.recommend import newcomers
+    from mmtoolkit.recommend.serving import newcomers
 
     run, file = tmp_path / "run", tmp_path / "new.csv"
     monkeypatch.setattr("mmtoolkit.recommend.train.write_run_report", lambda *_: None)
@@ -118,7 +118,7 @@ def test_new_users_are_ranked_in_blocks_that_fit_and_fitted_once(
     fold, rank = newcomers.fold_in_users, newcomers.ranked
     monkeypatch.setattr(newcomers, "fold_in_users", lambda *given: fits.append(1) or fold(*given))
     monkeypatch.setattr(newcomers, "ranked", lambda keys, *r: blocks.append(len(keys)) or rank(keys, *r))
-    monkeypatch.setattr("mmtoolkit.recommend.evaluate.RANKED_ENTRIES", 2 * 60 + 1)
+    monkeypatch.setattr("mmtoolkit.recommend.evaluation.metrics.RANKED_ENTRIES", 2 * 60 + 1)
     in_blocks = rows_of(mmtk(*arguments).stdout)
     assert blocks == [2, 2, 1]
     assert len(fits) == (kind != "ease")

@@ -122,7 +122,7 @@ def test_the_stock_pipeline_predicts_what_the_trained_student_predicts(
 ):
     from mmtoolkit.distill.cache import open_cache
     from mmtoolkit.distill.export import export, open_student
-    from mmtoolkit.distill.families import load_latent
+    from mmtoolkit.distill.models.families import load_latent
 
     run = trained(family)
     export(open_student(run, None, None), "diffusers", tmp_path / "x.safetensors", "float32")
@@ -151,9 +151,9 @@ def test_flux_in_kohyas_layout_is_what_diffusers_reads():
     from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 
     from mmtoolkit.distill.export import kohya_layout
-    from mmtoolkit.distill.families import FAMILIES as TABLE
-    from mmtoolkit.distill.families import lora_ranks
-    from mmtoolkit.distill.lora import Lora, LoraLayer, layer_shapes
+    from mmtoolkit.distill.models.families import FAMILIES as TABLE
+    from mmtoolkit.distill.models.families import lora_ranks
+    from mmtoolkit.distill.models.lora import Lora, LoraLayer, layer_shapes
 
     with torch.device("meta"):
         network = FluxTransformer2DModel(num_layers=1, num_single_layers=1)
@@ -251,8 +251,8 @@ def test_a_lora_is_scaled(trained, tiny_pipeline, tmp_path, caplog, mmtk):
 def test_a_pipeline_weakens_guidance_step_by_step(family, tiny_pipeline):
     """The scale that it combines the two predictions with follows :func:`step_guidance`."""
     from mmtoolkit.distill.config import TargetSettings
-    from mmtoolkit.distill.generate import step_guidance
     from mmtoolkit.distill.sample import SampleSettings, _damping, _scheduler
+    from mmtoolkit.distill.sampling.generate import step_guidance
 
     pipeline = stock(tiny_pipeline(family))
     scheduler = _scheduler(pipeline, family == "sd3", TargetSettings(), SampleSettings())
@@ -320,7 +320,7 @@ def test_the_scheduler_runs_in_stock_pipelines(family, trained, tiny_pipeline, t
     import diffusers
 
     from mmtoolkit.distill.export import export, open_student
-    from mmtoolkit.distill.scheduler import TDDScheduler
+    from mmtoolkit.distill.sampling.scheduler import TDDScheduler
 
     export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
     pipeline = stock(tiny_pipeline(family))
@@ -358,7 +358,7 @@ def test_the_tcd_recipe_samples_like_our_scheduler_up_to_the_last_step(
     from diffusers import TCDScheduler
 
     from mmtoolkit.distill.export import export, open_student
-    from mmtoolkit.distill.scheduler import TDDScheduler
+    from mmtoolkit.distill.sampling.scheduler import TDDScheduler
 
     export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
     pipeline = stock(tiny_pipeline(family))
@@ -385,7 +385,7 @@ def test_the_tcd_recipe_samples_like_our_scheduler_up_to_the_last_step(
 def test_stock_flow_pipelines_take_the_grid_as_sigmas(family, trained, tiny_pipeline, tmp_path):
     """As documented: unshifted sigmas (t + 1) / 1000 of the grid draw what our flow scheduler draws."""
     from mmtoolkit.distill.export import export, open_student
-    from mmtoolkit.distill.scheduler import TDDFlowScheduler
+    from mmtoolkit.distill.sampling.scheduler import TDDFlowScheduler
 
     export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
     pipeline = stock(tiny_pipeline(family))
@@ -399,7 +399,7 @@ def test_neither_autoencoder_nor_text_encoders_are_held_while_training(trained, 
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
-    from mmtoolkit.distill.setup import set_up
+    from mmtoolkit.distill.training.setup import set_up
 
     def held():
         gc.collect()
@@ -466,8 +466,8 @@ def test_a_run_stopped_while_it_caches_is_resumed_to_the_same_bits(settings_for,
 
 
 def test_too_little_memory_is_said_before_anything_is_encoded(settings_for, tmp_path, monkeypatch):
-    from mmtoolkit.distill import memory
     from mmtoolkit.distill.train import train
+    from mmtoolkit.distill.training import memory
 
     monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
     resolved = settings_for("sd15")
@@ -514,8 +514,8 @@ def test_pictures_without_texts_are_conditioned_on_nothing(settings_for, tmp_pat
 def test_latents_are_the_pictures(settings_for, tmp_path, pictures):
     """A decoded cache row lies as near to its picture as the autoencoder's own round trip."""
     from mmtoolkit.distill.cache import write_cache
-    from mmtoolkit.distill.data import fit_square
-    from mmtoolkit.distill.families import Autoencoder, Source
+    from mmtoolkit.distill.data.read import fit_square
+    from mmtoolkit.distill.models.families import Autoencoder, Source
 
     settings = settings_for("sd3").settings
     examples = write_cache(settings, tmp_path / "cache")

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmtoolkit.distill.generate import teacher_samples, to_bytes
-from mmtoolkit.distill.pixel import load_pixel
+from mmtoolkit.distill.data.synthetic import BACKGROUNDS, COLOURS, PLACES
+from mmtoolkit.distill.models.pixel import load_pixel
 from mmtoolkit.distill.sample import SampleSettings, sample
-from mmtoolkit.distill.shapes import BACKGROUNDS, COLOURS, PLACES
+from mmtoolkit.distill.sampling.generate import teacher_samples, to_bytes
 
 CAPTIONS = [
     f"a large {colour} {shape} {place} on {background}"

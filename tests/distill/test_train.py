@@ -12,11 +12,11 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.loop import Average, batch_rows, rate_factor, take_step
-from mmtoolkit.distill.pixel import PixelSpec, load_pixel, load_pixel_student, read_pixel
-from mmtoolkit.distill.shapes import make_shapes
+from mmtoolkit.distill.data.synthetic import make_shapes
+from mmtoolkit.distill.models.pixel import PixelSpec, load_pixel, load_pixel_student, read_pixel
 from mmtoolkit.distill.teach import teach
 from mmtoolkit.distill.train import train
+from mmtoolkit.distill.training.steps import Average, batch_rows, rate_factor, take_step
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,9 @@ import pytest
 from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.config import LandmarkSettings
-from mmtoolkit.landmarks.data import official_box, write_jd
-from mmtoolkit.landmarks.synthetic import render_faces
+from mmtoolkit.landmarks.data.face import official_box
+from mmtoolkit.landmarks.data.synthetic import render_faces
+from mmtoolkit.landmarks.data.write import write_jd
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,9 @@ import pytest
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.complete import FARTHEST, complete, cut_border, draw_turns
-from mmtoolkit.landmarks.data.read import read_annotations
-from mmtoolkit.landmarks.data.text import write_pts
-from mmtoolkit.landmarks.fit import Fit, fit_head
-from mmtoolkit.landmarks.head import Head, contour_strips, draw_head, lift, surface
-from mmtoolkit.landmarks.ict import cast_rays, load_ict
-from mmtoolkit.landmarks.labels import (
+from mmtoolkit.landmarks.completion.fit import Fit, fit_head
+from mmtoolkit.landmarks.completion.ict import cast_rays, load_ict
+from mmtoolkit.landmarks.completion.labels import (
     FROM_CONTOUR,
     FROM_MESH,
     UNSEEN,
@@ -22,10 +19,13 @@ from mmtoolkit.landmarks.labels import (
     find_pupil,
     project_points,
 )
-from mmtoolkit.landmarks.points import IBUG_PLACES, convert
-from mmtoolkit.landmarks.render import rotation_matrix
-from mmtoolkit.landmarks.rotate import make_relief
-from mmtoolkit.landmarks.synthetic import render_face
+from mmtoolkit.landmarks.completion.rotate import make_relief
+from mmtoolkit.landmarks.data.points import IBUG_PLACES, convert
+from mmtoolkit.landmarks.data.read import read_annotations
+from mmtoolkit.landmarks.data.synthetic import render_face
+from mmtoolkit.landmarks.data.text import write_pts
+from mmtoolkit.landmarks.rendering.head import Head, contour_strips, draw_head, lift, surface
+from mmtoolkit.landmarks.rendering.render import rotation_matrix
 
 TO_CM, RAISED, FORWARD = 7.0, 3.4, 3.0  # from the procedural head's lengths and origin to the model's
 

@@ -54,7 +54,7 @@ def test_flip_is_symmetric(landmarker, faces):
     """With --flip, the mirrored crop gives the mirrored points."""
     from dataclasses import replace
 
-    from mmtoolkit.landmarks.points import FLIP
+    from mmtoolkit.landmarks.data.points import FLIP
 
     flipping = replace(landmarker, flip=True)
     crops = engine.cut_crops(faces[:3], landmarker)

@@ -10,10 +10,10 @@ import pytest
 from mmtoolkit.core.config import Settings, setting_names
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.recommend.config import READ_BY, Kind, RecommendSettings, idle_settings
-from mmtoolkit.recommend.evaluate import evaluate
-from mmtoolkit.recommend.explain import Explainer
-from mmtoolkit.recommend.newcomers import fold_in, place_items
+from mmtoolkit.recommend.evaluation.metrics import evaluate
 from mmtoolkit.recommend.predict import predict
+from mmtoolkit.recommend.serving.explain import Explainer
+from mmtoolkit.recommend.serving.newcomers import fold_in, place_items
 from mmtoolkit.recommend.similar import similar_items
 
 CHECKS = "mmtoolkit.recommend.config"

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.recommend.export import export, index_recall
-from mmtoolkit.recommend.names import Names
+from mmtoolkit.recommend.serving.names import Names
 
 
 def names(model):

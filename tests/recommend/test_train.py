@@ -9,10 +9,10 @@ import torch
 
 from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
 from mmtoolkit.core.errors import CheckpointError, DivergenceError
-from mmtoolkit.recommend.evaluate import evaluate
+from mmtoolkit.recommend.data.synthetic import Plan, make_demo
+from mmtoolkit.recommend.evaluation.metrics import evaluate
 from mmtoolkit.recommend.load import load_model
 from mmtoolkit.recommend.predict import predict
-from mmtoolkit.recommend.synthetic import Plan, make_demo
 from mmtoolkit.recommend.train import sample_triples, set_up, train, train_epoch
 
 

@@ -12,7 +12,7 @@ from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.core.device import peak_memory
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data import Modality, RecommendData
+from mmtoolkit.recommend.data.dataset import Modality, RecommendData
 from mmtoolkit.recommend.train import train
 
 USERS, ITEMS = 10_000, 30_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmtoolkit.landmarks.points import COUNT, Points
+from mmtoolkit.landmarks.data.points import COUNT, Points
 
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]

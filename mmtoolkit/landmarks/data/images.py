@@ -5,8 +5,8 @@ import numpy as np
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import Boxes, Image
+from mmtoolkit.landmarks.data.points import Points
 from mmtoolkit.landmarks.data.text import Place, place_name, read_bytes
-from mmtoolkit.landmarks.points import Points
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """Suffixes of pictures."""

@@ -17,8 +17,8 @@ from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.face import Boxes, Face, official_box
 from mmtoolkit.landmarks.data.images import PICTURES, read_image
+from mmtoolkit.landmarks.data.points import SCHEMES, Points, conversion
 from mmtoolkit.landmarks.data.text import Place, place_name
-from mmtoolkit.landmarks.points import SCHEMES, Points, conversion
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Annotation:
         picture: where the picture is.
         points: `(n, 2)` in the order of `scheme`, pixels.
         weights: `(n,)`, 0 where a point is not labelled.
-        scheme: one of :data:`mmtoolkit.landmarks.points.SCHEMES`.
+        scheme: one of :data:`mmtoolkit.landmarks.data.points.SCHEMES`.
         box: given with the picture, or the true box widened as the official ones are.
         yaw: degrees, likewise `pitch` and `roll`; None if unknown.
         expression: empty if unknown.

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import Boxes
-from mmtoolkit.landmarks.points import COUNT, SCHEMES, Points
+from mmtoolkit.landmarks.data.points import COUNT, SCHEMES, Points
 
 Place = Path | zipfile.Path
 """A file or folder on the disk or inside a zip."""

@@ -17,8 +17,8 @@ from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image
+from mmtoolkit.landmarks.data.points import SCHEMES, Points, conversion
 from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
-from mmtoolkit.landmarks.points import SCHEMES, Points, conversion
 
 
 def check_new(path: Path) -> None:

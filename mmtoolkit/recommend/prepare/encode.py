@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
-from mmtoolkit.recommend.data import FloatArray, IntArray
+from mmtoolkit.recommend.data.dataset import FloatArray, IntArray
 from mmtoolkit.recommend.prepare.config import EncoderSettings
 from mmtoolkit.recommend.prepare.encoders import Encoder, Kind
 

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.core.extras import need
 from mmtoolkit.core.logging import logger
-from mmtoolkit.recommend.data import FloatArray
-from mmtoolkit.recommend.extras import need
+from mmtoolkit.recommend.data.dataset import FloatArray
 
 Kind = Literal["text", "image"]
 Encode = Callable[[Sequence[Any]], FloatArray]

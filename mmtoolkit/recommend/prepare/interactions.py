@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.core.logging import logger
-from mmtoolkit.recommend.data import IntArray
+from mmtoolkit.recommend.data.dataset import IntArray
 from mmtoolkit.recommend.prepare.config import ColumnSettings
 from mmtoolkit.recommend.prepare.readers import (
     choose_column,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.core.errors import DataError
-from mmtoolkit.recommend.data import SPLITS, IntArray
+from mmtoolkit.recommend.data.dataset import SPLITS, IntArray
 from mmtoolkit.recommend.prepare.config import FilterSettings, SplitSettings
 from mmtoolkit.recommend.prepare.interactions import DoubleArray, Interactions
 

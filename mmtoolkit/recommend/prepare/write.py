@@ -24,7 +24,7 @@ from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory, write_atomic
-from mmtoolkit.recommend.data import SPLITS, FloatArray, IntArray
+from mmtoolkit.recommend.data.dataset import SPLITS, FloatArray, IntArray
 from mmtoolkit.recommend.prepare.catalogue import Catalogue, find_pictures, read_catalogue
 from mmtoolkit.recommend.prepare.config import EncoderSettings, PrepareSettings
 from mmtoolkit.recommend.prepare.encode import encode_items, open_picture

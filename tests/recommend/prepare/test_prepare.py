@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmtoolkit.recommend.data import read_folder
+from mmtoolkit.recommend.data.dataset import read_folder
 
 
 def test_a_shop_becomes_a_data_set(prepared):

@@ -1,0 +1,82 @@
+"""What the commands of `mmtk landmarks` share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import options
+
+if TYPE_CHECKING:
+    from mmtoolkit.landmarks.detection.detect import Detector
+    from mmtoolkit.landmarks.load import Landmarker
+
+DATA = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="SET",
+        help=f"Labelled faces (default: 200 rendered ones): {DATA}",
+        rich_help_panel=options.CONFIGURATION,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="RUN|FILE",
+        help="Run, checkpoint or exported .safetensors (default: the weights that ship).",
+        rich_help_panel=options.RUN,
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average with the mirrored crop.", rich_help_panel=options.RUN)
+]
+NewFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="New file.", rich_help_panel=options.OUTPUT)
+]
+
+
+class DetectorChoice(StrEnum):
+    """What finds the faces."""
+
+    small = "small"
+    yunet = "yunet"
+    blazeface = "blazeface"
+    scrfd = "scrfd"
+    sfd = "sfd"
+    whole = "whole"
+
+
+Finder = Annotated[
+    DetectorChoice | None,
+    typer.Option(
+        "--detector",
+        help="Finds the faces where no .rect file gives a box (default: small); "
+        "`whole` takes the picture as the face.",
+        rich_help_panel=options.RUN,
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let a detector fetch its weights.", rich_help_panel=options.RUN)
+]
+
+
+def open_landmarker(
+    checkpoint: Path | None, device: options.DeviceChoice | None, *, flip: bool = False
+) -> "Landmarker":
+    """Load the network that the user named, or the one that ships."""
+    from mmtoolkit.landmarks.load import load_landmarker
+
+    return load_landmarker(checkpoint, device.value if device else "auto", flip=flip)
+
+
+def open_detector(
+    choice: DetectorChoice | None, landmarker: "Landmarker", *, download: bool
+) -> "Detector | None":
+    """Make the detector that the user named, or the small one that ships, where the network computes."""
+    from mmtoolkit.landmarks.detection.detect import make_detector
+
+    name = (choice or DetectorChoice.small).value
+    return make_detector(name, landmarker.device.type, download=download)

@@ -1,0 +1,1 @@
+"""What is learned from: readers, data set types, and the embedded set."""

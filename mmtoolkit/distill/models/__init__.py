@@ -1,0 +1,1 @@
+"""Denoisers, LoRA and the losses; `families` are the latent diffusion models."""

@@ -1,0 +1,1 @@
+"""Schedulers, grids of timesteps, and drawing with teachers and students."""

@@ -1,0 +1,1 @@
+"""The state of a run: targets, steps, memory, set up, save, restore."""

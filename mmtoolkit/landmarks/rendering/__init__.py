@@ -1,0 +1,1 @@
+"""Procedural heads and the pictures made of them."""

@@ -1,0 +1,1 @@
+"""What is learned from: data set types, readers, and the embedded set."""

@@ -1,0 +1,1 @@
+"""Item graphs, their sparse products, and noise put into them on purpose."""

@@ -1,0 +1,1 @@
+"""Lists, names, explanations, new items and new users."""

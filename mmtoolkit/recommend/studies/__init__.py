@@ -1,0 +1,1 @@
+"""Studies of many runs: ablation, robustness, scaling, tuning, and their plots."""

@@ -1,0 +1,1 @@
+"""The state of a run: set up, step, save, restore, and the processes that share it."""
