@@ -46,7 +46,7 @@ app.add_typer(recommend.app, name="recommend")
 app.add_typer(distill.app, name="distill")
 app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(config.app, name="config")
-app.command("env")(env.env)
+app.add_typer(env.app)
 
 
 def _show_version(value: bool) -> None:

@@ -1,10 +1,14 @@
 """`mmtk env`: what a bug report needs."""
 
-from .options import Debug, Json
-from .output import print_facts, print_json
+import typer
+
+from .command import Answer, command
+
+app = typer.Typer()
 
 
-def env(as_json: Json = False, debug: Debug = False) -> None:
+@command(app, "env", example="mmtk env --json")
+def env() -> Answer:
     """Show the machine, the devices and the versions that matter."""
     import torch
 
@@ -14,9 +18,7 @@ def env(as_json: Json = False, debug: Debug = False) -> None:
     facts["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     facts["mps"] = torch.backends.mps.is_available()
     facts["threads"] = torch.get_num_threads()
-    if as_json:
-        print_json("env", **facts)
-        return
-    packages = facts.pop("packages")
-    shown = {name: "none" if value is None else str(value) for name, value in facts.items()}
-    print_facts(shown | {name: version or "not installed" for name, version in packages.items()})
+    plain = {name: value for name, value in facts.items() if name != "packages"}
+    shown = {name: "none" if value is None else str(value) for name, value in plain.items()}
+    versions = {name: version or "not installed" for name, version in facts["packages"].items()}
+    return Answer(facts, [shown | versions])

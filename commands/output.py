@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,30 @@ def print_error(error: ToolkitError) -> None:
 def print_json(command: str, **content: Any) -> None:
     """Print the one object of --json."""
     typer.echo(json.dumps({"command": command, **content}))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: a heading, column names, and rows of cells."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+Part = str | Mapping[str, str] | Table
+"""A line, facts by name, or a table."""
+
+
+def print_parts(parts: Iterable[Part]) -> None:
+    """Print what a command found, part by part as they come."""
+    for part in parts:
+        if isinstance(part, str):
+            typer.echo(part)
+        elif isinstance(part, Table):
+            print_table(part.title, part.columns, part.rows)
+        else:
+            print_facts(part)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

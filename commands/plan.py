@@ -7,15 +7,18 @@ from typing import Any, Generic
 
 from mmtoolkit.core.config import (
     Layer,
+    ReadBy,
     Resolved,
     SettingsT,
     config_layer,
     flatten,
+    idle_settings,
     nested,
     resolve,
     set_layers,
 )
 from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory, default_run_path
 
 
@@ -55,6 +58,13 @@ def plan_training(
     if resume:
         return plan_resume(settings_class, resume, config, changes, output, changeable)
     return plan_run(engine, settings_class, config, changes, output)
+
+
+def warn_of_idle_settings(resolved: Resolved[SettingsT], read_by: ReadBy, command: str) -> None:
+    """Warn of settings given by `--set` that the command does not read; files may serve several commands."""
+    given = [name for name, source in resolved.sources.items() if source == "--set"]
+    for name, reason in idle_settings(resolved.settings, given, read_by, command).items():
+        logger.warning("--set %s: without effect, as %s", name, reason)
 
 
 def plan_run(

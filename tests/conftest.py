@@ -1,6 +1,7 @@
 """Fixtures that every test may use: tiny real data, folders, runs and the command line."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from mmtoolkit.commands.app import app
 from typer.testing import CliRunner, Result
 
-from mmtoolkit.core.config import resolve, set_layers
+from mmtoolkit.core.config import Settings, resolve, set_layers
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import RecommendData
@@ -77,6 +78,31 @@ def mmtk() -> Callable[..., Result]:
         return CliRunner().invoke(app, [str(a) for a in arguments])
 
     return run
+
+
+@pytest.fixture
+def record_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Settings]], set[str]]:
+    """Collect the dotted names of the settings that an engine reads; checks and copies do not count."""
+
+    def record(settings_class: type[Settings]) -> set[str]:
+        checks = settings_class.__module__
+        engine = checks.rpartition(".")[0] + "."
+        groups = {settings_class: ""} | {
+            type(group): f"{name}." for name, group in settings_class() if isinstance(group, Settings)
+        }
+        names: set[str] = set()
+        plain = Settings.__getattribute__
+
+        def noted(self: Settings, name: str) -> Any:
+            module = sys._getframe(1).f_globals["__name__"]
+            if type(self) in groups and module.startswith(engine) and module != checks:
+                names.add(groups[type(self)] + name)
+            return plain(self, name)
+
+        monkeypatch.setattr(Settings, "__getattribute__", noted)
+        return names
+
+    return record
 
 
 @pytest.fixture(autouse=True)

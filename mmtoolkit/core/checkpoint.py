@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmtoolkit.core.errors import CheckpointError
-
-LAST, BEST = "last", "best"
+from mmtoolkit.core.run import BEST, LAST, MODEL_FILE
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,16 @@ def save_checkpoint(
     checkpoint: Checkpoint,
     *,
     best: bool = False,
+    keep: int = 1,
 ) -> Path:
-    """Write checkpoint ``step`` below ``folder``, point the links at it and delete the others.
+    """Write checkpoint ``step`` below ``folder``, point the links at it and delete old ones.
 
     Args:
         folder: the run's ``checkpoints`` folder; made if missing.
         step: number of the epoch or step; names the folder.
         checkpoint: what to write.
         best: also make it the best one so far.
+        keep: newest checkpoints that stay, besides the best one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{step:06d}"
@@ -61,7 +62,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.items()}
-    save_file(weights, temporary / "model.safetensors")
+    save_file(weights, temporary / MODEL_FILE)
     torch.save(checkpoint.state, temporary / "state.pt")
     meta = json.dumps({"step": step, **checkpoint.meta}, indent=2) + "\n"
     (temporary / "meta.json").write_text(meta, encoding="utf-8")
@@ -72,34 +73,22 @@ def save_checkpoint(
     _fsync(folder)
     for link in [BEST, LAST] if best else [LAST]:
         _point(folder / link, final.name)
-    _prune(folder)
+    _prune(folder, keep)
     return final
-
-
-def find_checkpoint(folder: Path, which: str = LAST) -> Path:
-    """Return the folder of the ``last``, the ``best`` or a numbered checkpoint.
-
-    Raises:
-        CheckpointError: if it is not there.
-    """
-    path = folder / which
-    if not (path / "model.safetensors").is_file():
-        raise CheckpointError(f"{path}: no checkpoint there; was the run stopped before its first?")
-    return path.resolve()
 
 
 def load_checkpoint(path: Path, *, state: bool = True) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Args:
-        path: folder of one checkpoint, see :func:`find_checkpoint`.
+        path: folder of one checkpoint, see :meth:`~mmtoolkit.core.run.RunDirectory.checkpoint`.
         state: also read what only training needs.
 
     Raises:
         CheckpointError: if a file is missing or damaged.
     """
     try:
-        model = load_file(path / "model.safetensors")
+        model = load_file(path / MODEL_FILE)
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         training = {}
         if state:
@@ -135,11 +124,13 @@ def _point(link: Path, target: str) -> None:
     temporary.replace(link)
 
 
-def _prune(folder: Path) -> None:
-    """Delete every checkpoint that no link names, and what a kill left behind."""
+def _prune(folder: Path, keep: int) -> None:
+    """Delete the checkpoints that are neither linked nor among the newest, and what a kill left behind."""
     kept = {(folder / link).readlink().name for link in (LAST, BEST) if (folder / link).is_symlink()}
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink() and entry.name not in kept:
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    kept |= set(sorted(entry.name for entry in folders if entry.name.isdecimal())[-keep:])
+    for entry in folders:
+        if entry.name not in kept:
             shutil.rmtree(entry)
 
 

@@ -7,7 +7,7 @@ key by key (an empty mapping replaces), lists are replaced whole.
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -199,6 +199,32 @@ def setting_names(settings_class: type[BaseModel], prefix: str = "") -> Iterator
             yield from setting_names(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+ReadBy = Mapping[str, tuple[str, tuple[Any, ...]]]
+"""By the beginning of settings' names: the setting that decides whether they are read, and for which values.
+
+`{"loss.simcc_": ("model.head", ("simcc",))}`: settings `loss.simcc_*` are read if `model.head` is `simcc`.
+The name `command` stands for the command that runs. Every entry that matches must hold.
+"""
+
+
+def idle_settings(settings: Settings, names: Iterable[str], read_by: ReadBy, command: str) -> dict[str, str]:
+    """Return those of some settings that a command does not read, and why, as `model.kind is ease`.
+
+    Args:
+        settings: the resolved settings.
+        names: dotted names to look at.
+        read_by: what the engine says of its settings.
+        command: the command that runs, as `train`.
+    """
+    values = {**dict(flatten(settings.model_dump(mode="json"))), "command": command}
+    idle = {}
+    for name in names:
+        for start, (deciding, readers) in read_by.items():
+            if name.startswith(start) and values[deciding] not in readers:
+                idle[name] = f"{deciding} is {values[deciding]}"
+    return idle
 
 
 def _settings_in(annotation: Any) -> type[BaseModel] | None:

@@ -4,18 +4,16 @@ import atexit
 import random
 import resource
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mmtoolkit.core.errors import ConfigError
+from mmtoolkit.core.fields import DeviceName
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16"]
 
 
 def resolve_device(name: DeviceName) -> torch.device:
@@ -28,7 +26,7 @@ def resolve_device(name: DeviceName) -> torch.device:
     if name == "auto":
         return torch.device(next((kind for kind, there in available.items() if there), "cpu"))
     if not available.get(name, True):
-        raise ConfigError(f"device: no {name} device on this machine; use --device auto or cpu")
+        raise ConfigError(f"`device` {name}: no {name} device on this machine; use auto or cpu")
     return torch.device(name)
 
 

@@ -1,6 +1,7 @@
 """Errors that a user may see, each with the exit code of the command that ends with it.
 
     ToolkitError            1  anything below
+    ├── StoppedError      130  a signal ended the run (143 after SIGTERM)
     ├── RunError            1  the run itself failed
     │   └── DivergenceError 1  a loss stopped being finite
     └── InputError          2  what was given cannot be used
@@ -9,14 +10,15 @@
         ├── DataError       2  a data file (with its line where there is one)
         └── CheckpointError 2  a run folder or a checkpoint
 
-A message is one line that says what is wrong, where, and what mends it.
+A message is one line that says what is wrong, where, and what mends it. Arguments of functions stand in
+backquotes, as in "`output` runs/a: not empty"; the command line shows the flag of that name instead.
 """
 
 from pathlib import Path
 
 
 class ToolkitError(Exception):
-    """Base of every error that is told to the user without a traceback."""
+    """Base of every error that users see without a traceback."""
 
     exit_code = 1
 
@@ -33,6 +35,15 @@ class RunError(ToolkitError):
 
 class DivergenceError(RunError):
     """A loss became infinite or NaN."""
+
+
+class StoppedError(ToolkitError):
+    """A signal ended the run after a checkpoint was written."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Keep the exit code of the signal, 128 plus its number."""
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class InputError(ToolkitError):

@@ -1,7 +1,5 @@
-"""Curves as PNG, tables as markdown, and the run's report as one HTML page that needs nothing beside it."""
+"""Curves as PNG."""
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ def plot_curves(
         names: columns to draw; those that no record has are left out.
         path: PNG to write.
         x: column of the horizontal axis.
-        title: heading of the picture.
+        title: heading of the plot.
         mark: a place on the horizontal axis to mark, as the best epoch.
 
     Returns:
@@ -59,74 +57,3 @@ def plot_curves(
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return path
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table as markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def write_report(
-    path: Path,
-    title: str,
-    facts: Mapping[str, str],
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]],
-    plots: Sequence[Path],
-    settings: str,
-) -> Path:
-    """Write report.html with its pictures inside.
-
-    Args:
-        path: page to write.
-        title: heading.
-        facts: short lines under the heading, by name.
-        tables: by heading, the column names and the rows.
-        plots: PNG files to show.
-        settings: YAML shown at the end.
-    """
-    body = [f"<h1>{html.escape(title)}</h1>", _facts(facts)]
-    for heading, (columns, rows) in tables.items():
-        body.append(f"<h2>{html.escape(heading)}</h2>{_table(columns, rows)}")
-    body += [_image(plot) for plot in plots]
-    body.append(f"<h2>Settings</h2><pre>{html.escape(settings)}</pre>")
-    page = _PAGE.format(title=html.escape(title), body="\n".join(body))
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    items = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
-    return f"<dl>{''.join(items)}</dl>"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _image(plot: Path) -> str:
-    data = base64.b64encode(plot.read_bytes()).decode("ascii")
-    return f'<img alt="{html.escape(plot.stem)}" src="data:image/png;base64,{data}">'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem }}
-dt {{ color: #666 }} dd {{ margin: 0 }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }}
-pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto }}
-img {{ max-width: 100%; display: block; margin: 1rem 0 }}
-</style></head><body>
-{body}
-</body></html>
-"""

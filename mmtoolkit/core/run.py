@@ -21,6 +21,9 @@ from mmtoolkit import __version__
 from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import log_to_file
 
+LAST, BEST, MODEL_FILE = "last", "best", "model.safetensors"
+"""Links to checkpoints, and the file that makes a folder a checkpoint."""
+
 
 def default_run_path(engine: str, preset: str, seed: int) -> Path:
     """Name a new run below ``runs/``; a second run in the same second gets a number."""
@@ -31,6 +34,21 @@ def default_run_path(engine: str, preset: str, seed: int) -> Path:
         path = base.with_name(f"{base.name}-{number}")
         number += 1
     return path
+
+
+def check_new(path: Path, *, resumable: bool = False) -> None:
+    """Refuse an `output` that would be written over.
+
+    Args:
+        path: new or empty folder.
+        resumable: whether the command could continue what is there.
+
+    Raises:
+        UsageError: if it is a file or a folder that is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        other = f", or continue that run with `resume` {path}" if resumable else ""
+        raise UsageError(f"`output` {path}: already there and not empty; name another folder{other}")
 
 
 @dataclass(frozen=True)
@@ -56,11 +74,7 @@ class RunDirectory:
         Raises:
             UsageError: if `path` is a file or a folder that is not empty.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"--output {path}: already there and not empty; "
-                f"name another folder, or continue that run with --resume {path}"
-            )
+        check_new(path, resumable=True)
         return cls(path, config)
 
     def start(self) -> None:
@@ -74,7 +88,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--output {self.path}: cannot be made: {error.strerror}") from None
+            raise UsageError(f"`output` {self.path}: cannot be made: {error.strerror}") from None
         write_atomic(self.config_path, self.config)
         write_atomic(self.path / "command.txt", shlex.join(["mmtk", *sys.argv[1:]]) + "\n")
         write_atomic(self.path / "env.json", json.dumps(environment(), indent=2) + "\n")
@@ -89,6 +103,31 @@ class RunDirectory:
         if not (path / "config.yaml").is_file():
             raise CheckpointError(f"{path}: not the folder of a run (it has no config.yaml)")
         return cls(path)
+
+    @classmethod
+    def locate(cls, checkpoint: Path) -> tuple[Self, Path]:
+        """Return the run and the checkpoint that a folder means: a run (its best or last), or a checkpoint.
+
+        Raises:
+            CheckpointError: if it is neither.
+        """
+        if not checkpoint.exists():
+            raise CheckpointError(f"{checkpoint}: no such run; name a folder below runs/")
+        if (checkpoint / MODEL_FILE).is_file():
+            return cls.open(checkpoint.resolve().parent.parent), checkpoint
+        run = cls.open(checkpoint)
+        return run, run.checkpoint(BEST if (run.checkpoints / BEST).is_symlink() else LAST)
+
+    def checkpoint(self, which: str = LAST) -> Path:
+        """Return the folder of the ``last``, the ``best`` or a numbered checkpoint.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint.
+        """
+        path = self.checkpoints / which
+        if not (path / MODEL_FILE).is_file():
+            raise CheckpointError(f"{path}: no checkpoint there; was the run stopped before its first?")
+        return path.resolve()
 
     @property
     def config_path(self) -> Path:
@@ -126,6 +165,11 @@ class RunDirectory:
         """Drop the lines whose ``key`` lies beyond ``last``, as a resumed run writes them again."""
         kept = [record for record in self.read_metrics() if record[key] <= last]
         write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    def read_environment(self) -> dict[str, Any]:
+        """Read env.json: the machine and the versions that the run began with."""
+        values: dict[str, Any] = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+        return values
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json."""

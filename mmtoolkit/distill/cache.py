@@ -23,11 +23,11 @@ from torch import Tensor
 
 from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, UsageError
+from mmtoolkit.core.files import fingerprint, open_tensors, read_json_file, read_tensors
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.files import fingerprint, open_tensors, read_json_file, read_tensors
 from mmtoolkit.distill.data.read import Pictures, open_pictures
 from mmtoolkit.distill.models.denoiser import Condition
 from mmtoolkit.distill.models.families import Autoencoder, Source, encode_in_parts

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmtoolkit.core.checkpoint import LAST, find_checkpoint
 from mmtoolkit.core.config import Layer, Resolved, config_layer, did_you_mean, flatten, nested, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.plots import markdown_table, plot_curves, write_report
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.plots import plot_curves
+from mmtoolkit.core.report import markdown_table, write_report
+from mmtoolkit.core.run import LAST, RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.evaluate import (
     FEATURES_FILE,
@@ -119,7 +119,7 @@ def _taken(text: str, asked: DistillSettings) -> Entry:
     if rule not in VARIANTS or not name:
         raise UsageError(f"--take {text}: write RULE=RUN, with one of {', '.join(VARIANTS)}")
     run = RunDirectory.open(Path(name))
-    find_checkpoint(run.checkpoints)
+    run.checkpoint()
     own = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
     shared = ("model.family", "model.base", "model.layout", "model.embedded_guidance", "targets.guidance")
     wanted = {key: value for key, value in flatten(asked.model_dump(mode="json")) if key in shared}

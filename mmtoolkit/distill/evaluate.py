@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmtoolkit.core.config import Layer, config_layer, flatten, resolve
-from mmtoolkit.core.device import DeviceName
 from mmtoolkit.core.errors import ConfigError, UsageError
+from mmtoolkit.core.fields import DeviceName
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory

@@ -18,13 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmtoolkit import __version__
-from mmtoolkit.core.checkpoint import find_checkpoint
 from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.errors import RunError, UsageError
+from mmtoolkit.core.files import read_json, read_metadata, read_tensors
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.files import read_json, read_metadata, read_tensors
 from mmtoolkit.distill.models.families import FAMILIES, Family, Source
 from mmtoolkit.distill.models.layer_names import original_names
 from mmtoolkit.distill.models.lora import Lora, LoraLayer, find_lora_file, layer_shapes, read_lora
@@ -138,7 +137,7 @@ def open_student(
     if full and lora_scale is not None:
         raise UsageError(f"--lora-scale: {checkpoint} trained all weights and has no LoRA; leave it out")
     source = Source.open(base or model.base, model.family, layout or model.layout)
-    weights = find_checkpoint(run.checkpoints) / "model.safetensors"
+    weights = run.checkpoint() / "model.safetensors"
     scale = 1.0 if model.alpha is None else model.alpha / model.rank
     factor = 1.0 if lora_scale is None else lora_scale
     return Student(source, weights, scale, full, training_facts(settings), factor)

@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
-from mmtoolkit.core.plots import plot_curves, write_report
+from mmtoolkit.core.plots import plot_curves
+from mmtoolkit.core.report import write_report
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
 

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from mmtoolkit import __version__
 from mmtoolkit.core.config import config_layer, resolve
-from mmtoolkit.core.device import DeviceName, resolve_device
+from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import CheckpointError, UsageError
+from mmtoolkit.core.fields import DeviceName
+from mmtoolkit.core.files import read_json_file, read_metadata
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import SHAPES, DistillSettings, TargetSettings
-from mmtoolkit.distill.data.files import read_json_file, read_metadata
 from mmtoolkit.distill.data.synthetic import make_shapes
 from mmtoolkit.distill.sampling.generate import (
     draw_grid,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmtoolkit.core.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mmtoolkit.core.device import (
     describe_device,
     make_accelerator,
@@ -240,7 +240,7 @@ def restore(teaching: Teaching, run: RunDirectory) -> None:
     Raises:
         CheckpointError: if there is none, or it is from other data.
     """
-    path = find_checkpoint(run.checkpoints)
+    path = run.checkpoint()
     stored = load_checkpoint(path)
     check_data(stored, teaching.examples, path)
     if stored.meta.get("spec") != teaching.denoiser.spec.to_json():

@@ -10,11 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmtoolkit.core.checkpoint import BEST, find_checkpoint, load_checkpoint, matching_weights
+from mmtoolkit.core.checkpoint import load_checkpoint, matching_weights
 from mmtoolkit.core.config import config_layer, resolve
-from mmtoolkit.core.device import DeviceName, resolve_device
+from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import CheckpointError
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.fields import DeviceName
+from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.landmarks.config import LandmarkSettings, ModelSettings
 from mmtoolkit.landmarks.data.face import Boxes, Image, official_box
 from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes
@@ -137,7 +138,7 @@ def _locate(checkpoint: Path) -> tuple[RunDirectory, Path]:
     if (checkpoint / "model.safetensors").is_file():
         return RunDirectory.open(checkpoint.resolve().parent.parent), checkpoint
     run = RunDirectory.open(checkpoint)
-    return run, find_checkpoint(run.checkpoints, BEST)
+    return run, run.checkpoint(BEST)
 
 
 def read_exported(path: Path) -> tuple[ModelSettings, dict[str, Tensor]]:

@@ -9,7 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmtoolkit.core.plots import STYLE, plot_curves, write_report
+from mmtoolkit.core.plots import STYLE, plot_curves
+from mmtoolkit.core.report import write_report
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.data.images import crop_squares, square_boxes, to_square

@@ -10,14 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmtoolkit.core.checkpoint import (
-    BEST,
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    matching_weights,
-    save_checkpoint,
-)
+from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, matching_weights, save_checkpoint
 from mmtoolkit.core.device import (
     capture_rng,
     describe_device,
@@ -30,7 +23,7 @@ from mmtoolkit.core.device import (
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, RunError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.landmarks.config import LandmarkSettings
 from mmtoolkit.landmarks.data.augment import Batch, Crops
 from mmtoolkit.landmarks.data.batches import (
@@ -326,7 +319,7 @@ def restore(training: Training, run: RunDirectory) -> None:
     Raises:
         CheckpointError: if there is none, or it was trained on other faces or another network.
     """
-    path = find_checkpoint(run.checkpoints)
+    path = run.checkpoint()
     checkpoint = load_checkpoint(path)
     if checkpoint.meta.get("data") != fingerprint(training.crops):
         raise CheckpointError(f"{path}: trained on other faces; give the same data.path and renderer")
@@ -355,7 +348,7 @@ def _finish(training: Training, run: RunDirectory) -> TrainResult:
     """Score the best epoch once more and write what came out."""
     if not training.best_epoch:
         raise RunError("no epoch was trained; raise train.epochs")
-    path = find_checkpoint(run.checkpoints, BEST)
+    path = run.checkpoint(BEST)
     training.average = load_checkpoint(path, state=False).model
     evaluation = validate(training)
     speed = training.epoch * training.faces_per_epoch / max(1e-9, training.seconds)

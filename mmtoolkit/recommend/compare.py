@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.core.arrays import read_npz
-from mmtoolkit.core.checkpoint import BEST, find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.config import config_layer, flatten, resolve
 from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.evaluation.metrics import SplitName, score_users
 from mmtoolkit.recommend.load import load_model
@@ -153,7 +153,7 @@ def compare(
 def score_run(path: Path, split: SplitName) -> ScoredRun:
     """Read each user's metrics of a run, or rank again where a run has not kept them."""
     run = RunDirectory.open(path)
-    checkpoint = find_checkpoint(run.checkpoints, BEST)
+    checkpoint = run.checkpoint(BEST)
     settings = resolve(RecommendSettings, [config_layer("recommend", str(run.config_path))]).settings
     stored = path / f"users_{split}.npz"
     if stored.is_file():

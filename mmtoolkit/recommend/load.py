@@ -8,11 +8,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from mmtoolkit.core.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint
 from mmtoolkit.core.config import Layer, config_layer, nested, resolve
-from mmtoolkit.core.device import DeviceName, resolve_device
+from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import CheckpointError
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.fields import DeviceName
+from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import IntArray, RecommendData, load_data
 from mmtoolkit.recommend.graphs.noise import spoil
@@ -122,7 +123,7 @@ def _locate(checkpoint: Path) -> tuple[RunDirectory, Path]:
     if (checkpoint / "model.safetensors").is_file():
         return RunDirectory.open(checkpoint.resolve().parent.parent), checkpoint
     run = RunDirectory.open(checkpoint)
-    return run, find_checkpoint(run.checkpoints, BEST)
+    return run, run.checkpoint(BEST)
 
 
 def check_data(checkpoint: Checkpoint, data: RecommendData, path: Path) -> None:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mmtoolkit.core.plots import plot_curves, write_report
+from mmtoolkit.core.plots import plot_curves
+from mmtoolkit.core.report import write_report
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.data.dataset import RecommendData
 

@@ -9,13 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from mmtoolkit.core.checkpoint import (
-    BEST,
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mmtoolkit.core.device import (
     capture_rng,
     describe_device,
@@ -27,7 +21,7 @@ from mmtoolkit.core.device import (
 from mmtoolkit.core.errors import RunError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import IntArray, RecommendData, load_data
 from mmtoolkit.recommend.evaluation.metrics import RANKED, means, score_users, write_user_scores
@@ -220,7 +214,7 @@ def restore(training: Training, run: RunDirectory) -> None:
     Raises:
         CheckpointError: if there is none, or it was trained on other data or other sizes.
     """
-    path = find_checkpoint(run.checkpoints)
+    path = run.checkpoint()
     checkpoint = load_checkpoint(path)
     check_data(checkpoint, training.data, path)
     training.loop.epoch = checkpoint.meta["step"]
@@ -240,7 +234,7 @@ def _finish(training: Training, run: RunDirectory) -> TrainResult:
     """Restore the best epoch, rank for validation and test once, and write what came out."""
     if not training.best_epoch:
         raise RunError("no epoch was trained; raise train.epochs")
-    path = find_checkpoint(run.checkpoints, BEST)
+    path = run.checkpoint(BEST)
     training.learner.load_weights(load_checkpoint(path, state=False), path)
     settings, data, scorer = training.settings, training.data, training.learner.scorer()
     users = {split: score_users(scorer.scores, data, split, settings.evaluate) for split in RANKED}

@@ -1,14 +1,9 @@
 import pytest
 import torch
 
-from mmtoolkit.core.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    matching_weights,
-    save_checkpoint,
-)
+from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, matching_weights, save_checkpoint
 from mmtoolkit.core.errors import CheckpointError
+from mmtoolkit.core.run import RunDirectory
 
 
 def checkpoint(value: float) -> Checkpoint:
@@ -17,33 +12,38 @@ def checkpoint(value: float) -> Checkpoint:
 
 def test_last_and_best_survive_pruning(tmp_path):
     for step in range(1, 5):
-        save_checkpoint(tmp_path, step, checkpoint(step), best=step == 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["000002", "000004", "best", "last"]
-    loaded = load_checkpoint(find_checkpoint(tmp_path))
+        save_checkpoint(tmp_path / "checkpoints", step, checkpoint(step), best=step == 2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "000002",
+        "000004",
+        "best",
+        "last",
+    ]
+    loaded = load_checkpoint(RunDirectory(tmp_path).checkpoint())
     assert loaded.model["w"].eq(4).all()
     assert loaded.meta == {"step": 4, "data": "x"}
     assert torch.equal(loaded.state["rng"], torch.arange(4))
-    assert load_checkpoint(find_checkpoint(tmp_path, "best")).model["w"].eq(2).all()
+    assert load_checkpoint(RunDirectory(tmp_path).checkpoint("best")).model["w"].eq(2).all()
 
 
 def test_a_kill_while_writing_leaves_the_last_one_whole(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, 1, checkpoint(1))
+    save_checkpoint(tmp_path / "checkpoints", 1, checkpoint(1))
 
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, 2, checkpoint(2))
+        save_checkpoint(tmp_path / "checkpoints", 2, checkpoint(2))
     monkeypatch.undo()
-    assert load_checkpoint(find_checkpoint(tmp_path)).model["w"].eq(1).all()
-    save_checkpoint(tmp_path, 2, checkpoint(2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["000002", "last"]
+    assert load_checkpoint(RunDirectory(tmp_path).checkpoint()).model["w"].eq(1).all()
+    save_checkpoint(tmp_path / "checkpoints", 2, checkpoint(2))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000002", "last"]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "meta.json"])
 def test_damage_is_named(tmp_path, file):
-    path = save_checkpoint(tmp_path, 1, checkpoint(1))
+    path = save_checkpoint(tmp_path / "checkpoints", 1, checkpoint(1))
     (path / file).write_bytes(b"\x00broken")
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(path)
@@ -51,7 +51,7 @@ def test_damage_is_named(tmp_path, file):
 
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        find_checkpoint(tmp_path)
+        RunDirectory(tmp_path).checkpoint()
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

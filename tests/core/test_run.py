@@ -3,7 +3,8 @@ import json
 import pytest
 
 from mmtoolkit.core.errors import CheckpointError, UsageError
-from mmtoolkit.core.plots import plot_curves, write_report
+from mmtoolkit.core.plots import plot_curves
+from mmtoolkit.core.report import write_report
 from mmtoolkit.core.run import RunDirectory, default_run_path
 
 

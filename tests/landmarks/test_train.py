@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmtoolkit.core.checkpoint import BEST, find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.landmarks.load import load_landmarker
 from mmtoolkit.landmarks.tasks import score
 from mmtoolkit.landmarks.train import describe_work, learning_rate, train
@@ -38,7 +38,7 @@ def test_a_resumed_run_has_the_same_bits(landmark_settings, tmp_path):
     train(cut.settings, parts)
     torch.rand(3), np.random.random()
     train(landmark_settings(*SMALL).settings, RunDirectory.open(parts.path), resume=True)
-    one, two = (load_checkpoint(find_checkpoint(run.checkpoints)) for run in (whole, parts))
+    one, two = (load_checkpoint(run.checkpoint()) for run in (whole, parts))
     assert one.meta == two.meta
     for name, tensor in one.model.items():
         assert torch.equal(tensor, two.model[name]), name
@@ -64,7 +64,7 @@ def test_a_run_may_start_from_another(landmark_settings, tmp_path):
     changes = ["train.learning_rate=1e-12", "train.epochs=1", f"train.start={first.path}"]
     second = run_of(tmp_path, landmark_settings(*SMALL, *changes), "second")
     train(landmark_settings(*SMALL, *changes).settings, second)
-    one, two = (load_checkpoint(find_checkpoint(run.checkpoints, which)).model
+    one, two = (load_checkpoint(run.checkpoint(which)).model
                 for run, which in ((first, BEST), (second, "last")))  # fmt: skip
     learnt = [name for name in one if "running" not in name and "tracked" not in name]
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in learnt)
@@ -156,6 +156,6 @@ def test_two_processes_learn_what_one_does(landmark_settings, tmp_path):
     command = [sys.executable, "-W", "ignore", *launch, "two.py", "config.yaml", "two"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (load_checkpoint(find_checkpoint(tmp_path / n / "checkpoints")).model for n in ("one", "two"))
+    one, two = (load_checkpoint(RunDirectory(tmp_path / n).checkpoint()).model for n in ("one", "two"))
     for name, tensor in one.items():
         assert torch.allclose(two[name], tensor, atol=2e-4, rtol=2e-3), name

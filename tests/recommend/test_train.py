@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.errors import CheckpointError, DivergenceError
 from mmtoolkit.recommend.data.synthetic import Plan, make_demo
 from mmtoolkit.recommend.evaluation.metrics import evaluate
@@ -48,7 +48,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tiny_data, tiny_se
     assert found == expected
     assert metrics_without_clock(parts) == metrics_without_clock(whole)
     for which in ("last", "best"):
-        a, b = (load_checkpoint(find_checkpoint(run.checkpoints, which)) for run in (parts, whole))
+        a, b = (load_checkpoint(run.checkpoint(which)) for run in (parts, whole))
         assert_equal(a.model, b.model, "model")
         assert_equal(a.state, b.state, "state")
         assert a.meta == b.meta
@@ -72,7 +72,7 @@ def test_overfit_save_load_predict(tiny_data, tiny_settings, new_run, data_folde
     model = load_model(run.path)
     assert evaluate(model, "test") == result.test
     assert evaluate(model, "validation") == result.validation
-    assert evaluate(load_model(find_checkpoint(run.checkpoints, "best")), "test") == result.test
+    assert evaluate(load_model(run.checkpoint("best")), "test") == result.test
     for one in predict(model, np.array([5, 2]), top_k=7, seen="all"):
         known = {
             int(i)
@@ -137,7 +137,7 @@ def test_divergence_is_named_and_keeps_the_last_checkpoint(tiny_data, tiny_setti
     train(tiny_settings(), run, tiny_data)
     with pytest.raises(DivergenceError, match=r"lower train\.learning_rate"):
         train(tiny_settings("train.learning_rate=1e30"), new_run(tiny_settings(), "b"), tiny_data)
-    assert find_checkpoint(run.checkpoints)
+    assert run.checkpoint()
 
 
 def test_negatives_are_never_positives(tiny_data):

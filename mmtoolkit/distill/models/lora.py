@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmtoolkit.core.errors import CheckpointError
+from mmtoolkit.core.files import read_json, read_json_file, read_tensors
 from mmtoolkit.core.logging import logger
-from mmtoolkit.distill.data.files import read_json, read_json_file, read_tensors
 from mmtoolkit.distill.models.layer_names import original_names
 
 ADAPTER = "default"

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtoolkit.core.checkpoint import LAST, find_checkpoint, load_checkpoint, matching_weights
+from mmtoolkit.core.checkpoint import load_checkpoint, matching_weights
 from mmtoolkit.core.config import did_you_mean
 from mmtoolkit.core.errors import CheckpointError, UsageError
+from mmtoolkit.core.files import read_json, read_tensors
+from mmtoolkit.core.run import LAST, RunDirectory
 from mmtoolkit.distill.config import SHAPES, ModelSettings, NetworkSettings, TargetSettings
-from mmtoolkit.distill.data.files import read_json, read_tensors
 from mmtoolkit.distill.data.read import Kind, Pictures
 from mmtoolkit.distill.models.denoiser import TIMESTEPS, Condition, Levels, Prediction
 from mmtoolkit.distill.models.lora import ADAPTER, add_lora
@@ -267,7 +268,7 @@ def read_pixel(name: str, kind: Literal["teacher", "student"]) -> PixelFile:
         raise CheckpointError(
             f"{name}: no such {kind}; name a run of `mmtk distill {command}`, or `{SHAPES}`"
         )
-    folder = path if (path / "model.safetensors").is_file() else find_checkpoint(path / "checkpoints", LAST)
+    folder = path if (path / "model.safetensors").is_file() else RunDirectory(path).checkpoint(LAST)
     stored = load_checkpoint(folder, state=False)
     if stored.meta.get("engine") != f"distill {command}" or "spec" not in stored.meta:
         raise CheckpointError(f"{name}: not a pixel {kind}; name a run of `mmtk distill {command}`")

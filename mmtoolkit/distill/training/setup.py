@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mmtoolkit.core.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    matching_weights,
-    save_checkpoint,
-)
+from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, matching_weights, save_checkpoint
 from mmtoolkit.core.device import make_accelerator, resolve_device, seed_everything
 from mmtoolkit.core.errors import CheckpointError, ConfigError
+from mmtoolkit.core.files import fingerprint
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.files import fingerprint
 from mmtoolkit.distill.data.read import PixelExamples, load_images, open_pictures
 from mmtoolkit.distill.models.denoiser import Denoiser, Examples, move
 from mmtoolkit.distill.training.steps import Average, parts_of
@@ -196,7 +190,7 @@ def restore(training: Training, run: RunDirectory, *, same_data: bool = False) -
     Raises:
         CheckpointError: if there is none, or it belongs to another base or other data.
     """
-    path = find_checkpoint(run.checkpoints)
+    path = run.checkpoint()
     stored = load_checkpoint(path)
     if same_data:
         check_data(stored, training.examples, path)

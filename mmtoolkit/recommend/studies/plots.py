@@ -7,7 +7,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from mmtoolkit.core.plots import STYLE, markdown_table
+from mmtoolkit.core.plots import STYLE
+from mmtoolkit.core.report import markdown_table
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.compare import Comparison
 

@@ -12,8 +12,8 @@ import torch
 
 from mmtoolkit.core.device import peak_memory
 from mmtoolkit.core.errors import UsageError
-from mmtoolkit.core.plots import markdown_table
 from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.report import markdown_table
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.config import DataSettings, RecommendSettings
 from mmtoolkit.recommend.data.synthetic import make_large

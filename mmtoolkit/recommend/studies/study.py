@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mmtoolkit.core.checkpoint import LAST
 from mmtoolkit.core.config import Layer, Resolved, Values, config_layer, nested, resolve
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import setup_logging
-from mmtoolkit.core.plots import markdown_table
 from mmtoolkit.core.progress import progress_bar
-from mmtoolkit.core.run import RunDirectory, write_atomic
+from mmtoolkit.core.report import markdown_table
+from mmtoolkit.core.run import LAST, RunDirectory, write_atomic
 from mmtoolkit.recommend.compare import Comparison, compare
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import load_data

@@ -20,8 +20,8 @@ from mmtoolkit.core.config import Layer, Resolved, config_layer, flatten, nested
 from mmtoolkit.core.errors import DivergenceError, RunError, UsageError
 from mmtoolkit.core.extras import need
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.plots import markdown_table
 from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.report import markdown_table
 from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import RecommendData, load_data

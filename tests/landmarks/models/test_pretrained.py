@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.errors import CheckpointError, ConfigError
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.models import pretrained
@@ -44,7 +44,7 @@ def test_frozen_stages_stay_and_the_others_learn(weights_file, landmark_settings
     resolved = landmark_settings(*LITE, *small, "train.frozen=2")
     run = RunDirectory.new(tmp_path / "whole", resolved.to_yaml())
     train(resolved.settings, run)
-    learnt = load_checkpoint(find_checkpoint(run.checkpoints)).model
+    learnt = load_checkpoint(run.checkpoint()).model
     fresh = make_model(resolved.settings.model)
     load_pretrained(fresh, weights_file)
     same = {name for name, value in fresh.backbone.state_dict().items()
@@ -56,7 +56,7 @@ def test_frozen_stages_stay_and_the_others_learn(weights_file, landmark_settings
     parts = RunDirectory.new(tmp_path / "parts", cut.to_yaml())
     train(cut.settings, parts)
     train(resolved.settings, RunDirectory.open(parts.path), resume=True)
-    again = load_checkpoint(find_checkpoint(parts.checkpoints)).model
+    again = load_checkpoint(parts.checkpoint()).model
     assert all(torch.equal(again[name], value) for name, value in learnt.items())
 
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from mmtoolkit.core.checkpoint import find_checkpoint, load_checkpoint
+from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.errors import DataError, RunError
 from mmtoolkit.recommend.data.dataset import Modality
 from mmtoolkit.recommend.graphs.graph import cosine_neighbours, normalise_symmetric, user_item_graph
@@ -166,7 +166,7 @@ def test_a_resumed_peer_equals_an_uninterrupted_one(tiny_data, tiny_settings, ne
     train(tiny_settings(change, "train.epochs=1"), parts, tiny_data)
     torch.rand(7)
     assert train(tiny_settings(change, "train.epochs=3"), parts, tiny_data, resume=True) == expected
-    a, b = (load_checkpoint(find_checkpoint(run.checkpoints, "last")).model for run in (parts, whole))
+    a, b = (load_checkpoint(run.checkpoint()).model for run in (parts, whole))
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
