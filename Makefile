@@ -1,6 +1,7 @@
 # Everything happens inside the checkout: .venv for the tools, runs/ for what they make.
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2# processes of the test suite
 DATA ?= demo# data sets to measure on: make bench-recommend DATA="baby sports"
 ITEMS ?= 1000,10000# catalogues to grow through: ITEMS=10000,100000,1000000 takes a quarter of an hour and 12 GB
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ demo: install
 	$(BIN)/mmtk recommend train --config demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --cov --cov-report term:skip-covered --cov-fail-under 90
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

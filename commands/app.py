@@ -13,8 +13,24 @@ from . import config, distill, env, landmarks, recommend
 from .output import print_error
 
 
-class ErrorGroup(TyperGroup):
-    """Turn errors that are meant for users into a line on stderr and their exit code."""
+class RootGroup(TyperGroup):
+    """Answer help at once, and turn errors for users into a line on stderr and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show the help of `mmtk GROUP COMMAND --help` without parsing, as Typer's parser loads pydantic."""
+        *words, last = args or [""]
+        command: Any = self
+        inner = ctx
+        if words and last in ctx.help_option_names:
+            for word in words:
+                command = command.get_command(inner, word) if isinstance(command, TyperGroup) else None
+                if command is None:
+                    break
+                inner = type(ctx)(command, info_name=word, parent=inner)
+            else:
+                typer.echo(command.get_help(inner), nl=False)
+                raise typer.Exit
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; with --debug, errors keep their traceback."""
@@ -35,7 +51,7 @@ class ErrorGroup(TyperGroup):
 
 app = typer.Typer(
     name="mmtk",
-    cls=ErrorGroup,
+    cls=RootGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

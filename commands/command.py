@@ -33,16 +33,16 @@ class Answer:
     shown: Iterable[Part] = ()
 
 
-def planned(path: Path, facts: Mapping[str, Any], *, place: str = "run") -> Answer:
+def planned(path: Path, facts: Mapping[str, Any], *, folder: str = "run") -> Answer:
     """Answer a dry run: what the command would do and where, having written nothing.
 
     Args:
         path: the folder that would be made.
         facts: sizes of the work.
-        place: what the folder is, in the answer.
+        folder: what the folder is, in the answer.
     """
-    content = {place: str(path), "dry_run": True, **facts}
-    return Answer(content, [{place: f"{path} (not made)", **facts_as_text(facts)}])
+    content = {folder: str(path), "dry_run": True, **facts}
+    return Answer(content, [{folder: f"{path} (not made)", **facts_as_text(facts)}])
 
 
 def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., Answer]], Any]:
@@ -59,7 +59,7 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[
 
     def register(function: Callable[..., Answer]) -> Any:
         own = list(inspect.signature(function, eval_str=True).parameters.values())
-        flags = _flags(own)
+        flags = _flags(p for p in own if p.name not in COMMON)
 
         def run(quiet: bool, verbose: bool, as_json: bool, **given: Any) -> None:
             start_output(quiet=quiet, verbose=verbose)
@@ -100,7 +100,8 @@ def _flags(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
     flags: dict[str, str] = {}
     for parameter in parameters:
         info = next(one for one in get_args(parameter.annotation) if isinstance(one, ParameterInfo))
-        declared = [text.partition("/")[0] for text in info.param_decls or () if text.startswith("--")]
+        texts = [str(info.default), *(info.param_decls or ())]  # in Annotated the first name is the "default"
+        declared = [text.partition("/")[0] for text in texts if text.startswith("--")]
         flag = declared[0] if declared else f"--{parameter.name.replace('_', '-')}"
         if not isinstance(info, OptionInfo):
             flag = str(info.metavar or parameter.name.upper())

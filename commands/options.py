@@ -60,7 +60,7 @@ Seed = Annotated[
 ]
 Device = Annotated[
     DeviceChoice | None,
-    typer.Option(help="Where to compute (default: the fastest there is).", rich_help_panel=RUN),
+    typer.Option(help="Where to compute (default: the fastest device).", rich_help_panel=RUN),
 ]
 Resume = Annotated[
     Path | None,

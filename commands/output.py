@@ -82,15 +82,15 @@ def print_facts(facts: Mapping[str, str]) -> None:
 
 
 def print_dry_run(
-    command: str, path: Path, facts: Mapping[str, Any], *, as_json: bool, place: str = "run"
+    command: str, path: Path, facts: Mapping[str, Any], *, as_json: bool, folder: str = "run"
 ) -> None:
-    """Tell what a command would do and where, having written nothing."""
+    """Describe what a command would do, without writing anything."""
     if as_json:
-        print_json(command, **{place: str(path)}, dry_run=True, **facts)
+        print_json(command, **{folder: str(path)}, dry_run=True, **facts)
     else:
-        print_facts({place: f"{path} (not made)", **facts_as_text(facts)})
+        print_facts({folder: f"{path} (not made)", **facts_as_text(facts)})
 
 
 def facts_as_text(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Write numbers with separators and the rest as it is."""
+    """Write numbers with separators, everything else unchanged."""
     return {k: f"{v:,}" if isinstance(v, int | float) else str(v) for k, v in facts.items()}

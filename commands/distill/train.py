@@ -140,7 +140,7 @@ def cache(
     settings = _settings(config, assignments, flags_of(data, base, seed, device))
     if dry_run:
         facts = engine.describe_work(settings)
-        print_dry_run("distill cache", output, facts, as_json=as_json, place="folder")
+        print_dry_run("distill cache", output, facts, as_json=as_json, folder="folder")
         return
     examples = engine.write_cache(settings, output)
     if as_json:

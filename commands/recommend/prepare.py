@@ -167,7 +167,7 @@ def _print_dry_run(plan: "Plan[PrepareSettings]", *, as_json: bool) -> None:
     from mmtoolkit.recommend.prepare.write import describe
 
     facts = describe(plan.resolved.settings)
-    print_dry_run("recommend prepare", plan.run.path, facts, as_json=as_json, place="folder")
+    print_dry_run("recommend prepare", plan.run.path, facts, as_json=as_json, folder="folder")
 
 
 def _prepare(plan: "Plan[PrepareSettings]", *, as_json: bool) -> None:

@@ -37,15 +37,15 @@ class Layer:
     Attributes:
         source: shown behind every value, as in ``preset igdmrec`` or ``--set``.
         values: nested mapping of settings.
-        lines: line of each dotted name in its file, where there is a file.
+        lines: line of each dotted name in its file, if it comes from a file.
     """
 
     source: str
     values: Values
     lines: Mapping[str, int] | None = None
 
-    def place(self, name: str) -> str:
-        """Say where ``name`` was given, with its line if it is known."""
+    def source_of(self, name: str) -> str:
+        """Return the source of ``name``, with its line if it is known."""
         line = (self.lines or {}).get(name)
         return self.source if line is None else f"{self.source}:{line}"
 
@@ -95,14 +95,14 @@ def resolve(settings_class: type[SettingsT], layers: Sequence[Layer]) -> Resolve
         ConfigError: with one line for each problem, all of them at once.
     """
     merged: Values = {}
-    places: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for layer in layers:
         merged = deep_merge(merged, layer.values)
-        places |= {name: layer.place(name) for name, _ in flatten(layer.values)}
+        sources |= {name: layer.source_of(name) for name, _ in flatten(layer.values)}
     try:
-        return Resolved(settings_class.model_validate(merged), places)
+        return Resolved(settings_class.model_validate(merged), sources)
     except ValidationError as error:
-        lines = [_explain(settings_class, item, places) for item in error.errors()]
+        lines = [_explain(settings_class, item, sources) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -175,9 +175,9 @@ def parse_layer(text: str, source: str) -> Layer:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = source if mark is None else f"{source}:{mark.line + 1}"
+        where = source if mark is None else f"{source}:{mark.line + 1}"
         problem = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError(f"{place}: {problem}; check the indentation and quotes there") from None
+        raise ConfigError(f"{where}: {problem}; check the indentation and quotes there") from None
     if values is None:
         return Layer(source, {})
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
@@ -215,7 +215,7 @@ def idle_settings(settings: Settings, names: Iterable[str], read_by: ReadBy, com
     Args:
         settings: the resolved settings.
         names: dotted names to look at.
-        read_by: what the engine says of its settings.
+        read_by: the engine's table.
         command: the command that runs, as `train`.
     """
     values = {**dict(flatten(settings.model_dump(mode="json"))), "command": command}
@@ -244,10 +244,10 @@ def _node_lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str,
             yield from _node_lines(value, f"{name}.")
 
 
-def _explain(settings_class: type[Settings], error: Any, places: Mapping[str, str]) -> str:
-    """Say in one line what pydantic found: the place, the setting, the problem, the remedy."""
+def _explain(settings_class: type[Settings], error: Any, sources: Mapping[str, str]) -> str:
+    """Describe in one line what pydantic found: source, setting, problem and remedy."""
     name = ".".join(str(part) for part in error["loc"])
-    given = [place for key, place in places.items() if (key + ".").startswith(name + ".")]
+    given = [source for key, source in sources.items() if (key + ".").startswith(name + ".")]
     where = f"{given[-1]}: " if given and name else ""
     if error["type"] == "extra_forbidden":
         return f"{where}no such setting '{name}'{_nearest_setting(settings_class, name)}"

@@ -24,7 +24,7 @@ def resolve_device(name: DeviceName) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next((kind for kind, there in available.items() if there), "cpu"))
+        return torch.device(next((kind for kind, usable in available.items() if usable), "cpu"))
     if not available.get(name, True):
         raise ConfigError(f"`device` {name}: no {name} device on this machine; use auto or cpu")
     return torch.device(name)

@@ -7,10 +7,10 @@
     └── InputError          2  what was given cannot be used
         ├── UsageError      2  the command line
         ├── ConfigError     2  a setting
-        ├── DataError       2  a data file (with its line where there is one)
+        ├── DataError       2  a data file, with its line if known
         └── CheckpointError 2  a run folder or a checkpoint
 
-A message is one line that says what is wrong, where, and what mends it. Arguments of functions stand in
+A message is one line: what is wrong, where, and what mends it. Arguments of functions are quoted with
 backquotes, as in "`output` runs/a: not empty"; the command line shows the flag of that name instead.
 """
 
@@ -30,7 +30,7 @@ class ToolkitError(Exception):
 
 
 class RunError(ToolkitError):
-    """The run failed for a reason that lies in the run itself."""
+    """The run failed for a reason of its own."""
 
 
 class DivergenceError(RunError):
@@ -71,7 +71,7 @@ class DataError(InputError):
         self, message: str, *, path: Path | None = None, line: int | None = None, hint: str = ""
     ) -> None:
         """Put ``path:line:`` in front of the message, as compilers do."""
-        place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
-        super().__init__(place + message, hint=hint)
+        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(where + message, hint=hint)
         self.path = path
         self.line = line

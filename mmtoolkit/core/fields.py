@@ -18,6 +18,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """A number from 0 to 1, without 1: a dropout rate, the decay of an average."""
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
-"""A path that still leads to the same place when a run is continued in another working folder."""
+"""A path that stays valid when a run is continued in another working folder."""
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 """Where to compute; `auto` is the fastest device of the machine."""

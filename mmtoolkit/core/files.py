@@ -12,7 +12,7 @@ from mmtoolkit.core.errors import CheckpointError
 
 
 def fingerprint(values: object) -> str:
-    """Return sixteen characters that tell values, as JSON, from others."""
+    """Return sixteen characters that identify values by their JSON text."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
@@ -45,12 +45,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         return stream.metadata() or {}
 
 
-def read_json(text: str, place: str | Path) -> dict[str, Any]:
+def read_json(text: str, source: str | Path) -> dict[str, Any]:
     """Return a JSON object.
 
     Args:
         text: to read.
-        place: where it stood, for the error.
+        source: where the text comes from, for the error.
 
     Raises:
         CheckpointError: if it is no JSON object.
@@ -58,9 +58,9 @@ def read_json(text: str, place: str | Path) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise CheckpointError(f"{place}: damaged: {error}") from None
+        raise CheckpointError(f"{source}: damaged: {error}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{place}: damaged: not a JSON object")
+        raise CheckpointError(f"{source}: damaged: not a JSON object")
     return values
 
 

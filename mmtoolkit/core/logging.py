@@ -31,7 +31,7 @@ def setup_logging(verbosity: int = 0) -> None:
 
 
 def is_quiet() -> bool:
-    """Tell whether the user asked for warnings only (or never set up logging at all)."""
+    """Return whether the user asked for warnings only (or never set up logging)."""
     return not any(isinstance(h, ConsoleHandler) and h.level <= logging.INFO for h in logger.handlers)
 
 

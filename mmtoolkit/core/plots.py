@@ -36,7 +36,7 @@ def plot_curves(
         path: PNG to write.
         x: column of the horizontal axis.
         title: heading of the plot.
-        mark: a place on the horizontal axis to mark, as the best epoch.
+        mark: a value on the horizontal axis to mark, as the best epoch.
 
     Returns:
         ``path``, or None if there was nothing to draw.

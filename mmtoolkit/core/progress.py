@@ -1,4 +1,4 @@
-"""Progress bars with an estimate of the time left; silent where nobody watches."""
+"""Progress bars with an estimate of the time left; silent without a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -57,7 +57,7 @@ class RunDirectory:
 
     Attributes:
         path: where it is, or will be once :meth:`start` has made it.
-        config: settings still to be written; empty for a run that is there already.
+        config: settings still to be written; empty for an existing run.
     """
 
     path: Path
@@ -236,7 +236,7 @@ def _cpu_name() -> str:
 
 
 def total_memory() -> int | None:
-    """Return the bytes of this machine's memory, or None where nobody says."""
+    """Return the bytes of this machine's memory, or None if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

@@ -140,7 +140,7 @@ class Best:
 class StopRequest:
     """Whether a signal has asked to stop; see :func:`stop_signals`."""
 
-    signal: signal.Signals | None = None
+    received: signal.Signals | None = None
 
     def check(self, saved: str) -> None:
         """End the run if a signal asked for it; call it after a checkpoint was written.
@@ -151,12 +151,12 @@ class StopRequest:
         Raises:
             StoppedError: with the exit code of the signal.
         """
-        if self.signal:
-            raise StoppedError(f"stopped by {self.signal.name} after {saved}", 128 + self.signal)
+        if self.received:
+            raise StoppedError(f"stopped by {self.received.name} after {saved}", 128 + self.received)
 
     def __bool__(self) -> bool:
         """Whether to stop."""
-        return self.signal is not None
+        return self.received is not None
 
 
 @contextmanager
@@ -173,8 +173,8 @@ def stop_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number)
-        logger.warning("%s: stopping at the next checkpoint; again to stop at once", request.signal.name)
+        request.received = signal.Signals(number)
+        logger.warning("%s: stopping at the next checkpoint; again to stop at once", request.received.name)
         restore()
 
     try:

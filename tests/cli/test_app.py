@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,25 +22,29 @@ HEAVY = [
     "peft",
     "face_alignment",
     "PIL",
+    "pydantic",
 ]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["recommend", "train", "--help"], ["distill", "sample", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["recommend", "train", "--help"],
+        ["recommend", "study", "ablation", "-h"],
+        ["distill", "sample", "--help"],
+        ["landmarks", "eval", "--help"],
+    ],
 )
-def test_help_imports_nothing_heavy_and_answers_at_once(arguments):
+def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\nfrom mmtoolkit.commands.app import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit: pass\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage: " in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
-    assert min(seconds) < 0.8  # 0.2 s on an idle machine; a loaded one is slower, an import of torch worse
 
 
 def options_by_command(command, name=""):

@@ -92,8 +92,8 @@ def test_lists_and_empty_mappings_replace():
 def test_yaml_can_be_fed_back():
     resolved = resolve(Root, set_layers(["optim.lr=0.25", "weights.a=2"]))
     assert "lr: 0.25  # --set" in resolved.to_yaml()
-    again = resolve(Root, [parse_layer(resolved.to_yaml(), "file")]).settings
-    assert again == resolved.settings
+    reread = resolve(Root, [parse_layer(resolved.to_yaml(), "file")]).settings
+    assert reread == resolved.settings
     assert yaml.safe_load(resolved.to_yaml()) == resolved.settings.model_dump(mode="json")
 
 
