@@ -10,10 +10,12 @@ import torch
 from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.errors import CheckpointError, DivergenceError
 from mmtoolkit.recommend.data.synthetic import Plan, make_demo
-from mmtoolkit.recommend.evaluation.metrics import evaluate
-from mmtoolkit.recommend.load import load_model
+from mmtoolkit.recommend.evaluate import evaluate
+from mmtoolkit.recommend.load import load
 from mmtoolkit.recommend.predict import predict
-from mmtoolkit.recommend.train import sample_triples, set_up, train, train_epoch
+from mmtoolkit.recommend.train import train
+from mmtoolkit.recommend.training.loop import sample_triples, train_epoch
+from mmtoolkit.recommend.training.state import set_up
 
 
 def assert_equal(a, b, where=""):
@@ -26,8 +28,8 @@ def assert_equal(a, b, where=""):
             assert_equal(a[key], b[key], f"{where}.{key}")
     elif isinstance(a, list):
         assert len(a) == len(b), where
-        for place, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{place}]")
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{index}]")
     else:
         assert a == b, where
 
@@ -69,10 +71,10 @@ def test_overfit_save_load_predict(tiny_data, tiny_settings, new_run, data_folde
     result = train(settings, run)
     losses = [record["loss_recommender"] for record in run.read_metrics()]
     assert losses[-1] < 0.8 * losses[0]
-    model = load_model(run.path)
-    assert evaluate(model, "test") == result.test
-    assert evaluate(model, "validation") == result.validation
-    assert evaluate(load_model(run.checkpoint("best")), "test") == result.test
+    model = load(run.path)
+    assert evaluate(model).metrics.items() >= result.test.items()
+    assert evaluate(model, "validation").metrics.items() >= result.validation.items()
+    assert evaluate(run.checkpoint("best")).metrics.items() >= result.test.items()
     for one in predict(model, np.array([5, 2]), top_k=7, seen="all"):
         known = {
             int(i)

