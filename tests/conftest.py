@@ -78,12 +78,15 @@ def data_folder(tiny_data: RecommendData, tmp_path: Path) -> Path:
     return write_folder(tiny_data, tmp_path / "tiny")
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no report: that takes most of the time of a tiny run, and other tests look at it."""
+    monkeypatch.setattr(sys.modules[train.__module__], "write_run_report", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def trained_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Train the tiny settings with some changes, once per session, and return the run's folder: read it only.
-
-    No report is drawn: that takes most of the time, and other tests look at it.
-    """
+    """Train the tiny settings with some changes, once per session and without a report; only read the run."""
     folder, runs = tmp_path_factory.mktemp("recommend"), dict[tuple[str, ...], Path]()
 
     def make(*changes: str) -> Path:

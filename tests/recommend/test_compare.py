@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ def runs(mmtk, tiny_folder, tmp_path_factory):
     }
     for name, (preset, *more) in wanted.items():
         command = ["recommend", "train", "-c", preset, *more, "--data", tiny_folder, "-o", folder / name]
-        assert mmtk(*command, *TINY).exit_code == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["mmtoolkit.recommend.train"], "write_run_report", lambda *_: None)
+            assert mmtk(*command, *TINY).exit_code == 0
     return {name: folder / name for name in wanted}
 
 
@@ -89,6 +92,7 @@ def test_compare_prints_and_writes(runs, mmtk, tmp_path):
     assert stored["users"] == printed["users"] == 80
 
 
+@pytest.mark.usefixtures("no_report")
 def test_what_cannot_be_compared_is_refused(runs, mmtk, tmp_path):
     one = mmtk("recommend", "compare", runs["a0"])
     assert (one.exit_code, "at least two runs" in one.stderr) == (2, True)

@@ -1,6 +1,5 @@
 """The table of the settings that each model reads, against the settings that it really reads."""
 
-import sys
 from contextlib import suppress
 from typing import get_args
 
@@ -37,11 +36,11 @@ def use_everywhere(model):
             call()
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_settings_that_are_called_idle_are_never_read(
-    kind, tiny_settings, new_run, data_folder, record_reads, monkeypatch
+    kind, tiny_settings, new_run, data_folder, record_reads
 ):
-    monkeypatch.setattr(sys.modules[train.__module__], "write_run_report", lambda *_: None)
     changes = ["history.weight=1", "data.false_links=0.1", f"data.path={data_folder}"]
     settings = tiny_settings(f"model.kind={kind}", *changes)
     read = record_reads(RecommendSettings)

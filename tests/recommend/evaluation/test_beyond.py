@@ -82,6 +82,7 @@ def test_items_without_training_users_are_cold(tiny_data, lists):
     assert item_groups(lists, data, "test", 20)["cold"]["items"] == 60 - len(taken) + 1
 
 
+@pytest.mark.usefixtures("no_report")
 def test_eval_prints_everything(mmtk, data_folder, tmp_path):
     run = tmp_path / "run"
     assert (

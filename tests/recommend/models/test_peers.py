@@ -161,6 +161,7 @@ def test_vbpr_needs_features(tiny_data, tiny_settings):
     make_learner(tiny_settings("model.kind=freedom"), data, CPU)
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", ["freedom", "vbpr", "ease"])
 def test_a_resumed_peer_equals_an_uninterrupted_one(tiny_data, tiny_settings, new_run, kind):
     change = f"model.kind={kind}"
@@ -183,6 +184,7 @@ def test_peers_learn(tiny_data, tiny_settings, kind):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", PEERS)
 def test_every_peer_trains_evaluates_and_predicts_through_the_command_line(mmtk, data_folder, tmp_path, kind):
     run = tmp_path / "run"

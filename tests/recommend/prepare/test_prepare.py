@@ -13,6 +13,8 @@ import pytest
 
 from mmtoolkit.recommend.data.read import read_folder
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def test_a_shop_becomes_a_data_set(prepared):
     data = read_folder(prepared)

@@ -42,23 +42,13 @@ def test_two_processes_give_the_metrics_of_one(mmtk, data_folder, tmp_path):
     ):
         arguments += ["-s", change]
     alone = json.loads(mmtk(*arguments, "-o", tmp_path / "one").stdout)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "mmtoolkit",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmtoolkit"]
     done = subprocess.run(
-        [*launch, *arguments, "-o", tmp_path / "two"],
+        [sys.executable, "-m", *launcher, *arguments, "-o", tmp_path / "two"],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     together = json.loads(done.stdout)
