@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from mmtoolkit import recommend
 
@@ -22,7 +23,8 @@ def test_every_name_is_what_it_says():
         assert getattr(recommend, name).__name__ == name
 
 
-def test_a_folder_is_enough_to_train_and_to_use_a_run(tiny_folder, tmp_path, no_report):
+@pytest.mark.usefixtures("no_report")
+def test_a_folder_is_enough_to_train_and_to_use_a_run(tiny_folder, tmp_path):
     settings = recommend.RecommendSettings(
         model={"kind": "bpr-mf", "embedding": 4}, data={"path": tiny_folder}, train={"epochs": 2}
     )
