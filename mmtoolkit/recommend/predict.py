@@ -1,6 +1,6 @@
 """Recommend items to users: the function behind `mmtk recommend predict`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,10 @@ Seen = Literal["train", "validation", "all"]
 
 
 def predict(
-    model: Model | Path, users: IntArray | None = None, top_k: int = 20, seen: Seen = "train"
+    model: Model | Path,
+    users: Sequence[int] | IntArray | None = None,
+    top_k: int = 20,
+    seen: Seen = "train",
 ) -> Iterator[Ranked]:
     """Recommend the best unseen items to users, a batch of users at a time.
 
@@ -28,7 +31,7 @@ def predict(
         seen: what counts as seen: training items, those and validation, or all splits.
     """
     model = opened(model)
-    chosen = np.arange(model.data.users) if users is None else users
+    chosen = np.arange(model.data.users) if users is None else np.asarray(users, np.int64)
     batch = model.settings.evaluate.batch_size
     with torch.no_grad():
         for block, items, scores in rank_unseen(model.scores, seen_items(model, seen), chosen, top_k, batch):

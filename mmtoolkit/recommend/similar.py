@@ -1,6 +1,6 @@
 """Find similar items: the function behind `mmtk recommend similar`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from mmtoolkit.recommend.load import Model, opened
 from mmtoolkit.recommend.serving.lists import Ranked, ranked
 
 
-def similar(model: Model | Path, items: IntArray | None = None, top_k: int = 10) -> Iterator[Ranked]:
+def similar(
+    model: Model | Path, items: Sequence[int] | IntArray | None = None, top_k: int = 10
+) -> Iterator[Ranked]:
     """Find the nearest other items by cosine of the trained representations.
 
     Args:
@@ -26,7 +28,7 @@ def similar(model: Model | Path, items: IntArray | None = None, top_k: int = 10)
     """
     model = opened(model)
     space = F.normalize(model.representations("similar")[1], dim=1)
-    wanted = np.arange(len(space)) if items is None else items
+    wanted = np.arange(len(space)) if items is None else np.asarray(items, np.int64)
     for start in range(0, len(wanted), step := max(1, BLOCK_ENTRIES // len(space))):
         block = wanted[start : start + step]
         chosen = torch.from_numpy(block).to(space.device)

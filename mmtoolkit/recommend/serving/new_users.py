@@ -16,7 +16,7 @@ from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.logging import logger
 from mmtoolkit.recommend.data.dataset import IntArray
 from mmtoolkit.recommend.evaluation.metrics import rank_unseen
-from mmtoolkit.recommend.load import Model
+from mmtoolkit.recommend.load import Model, opened
 from mmtoolkit.recommend.models.learner import Embeddings, Scorer, WithHistory
 from mmtoolkit.recommend.prepare.config import ColumnSettings
 from mmtoolkit.recommend.prepare.interactions import Interactions, read_interactions
@@ -31,12 +31,16 @@ RIDGE = 1e-2
 
 @torch.no_grad()
 def fold_in(
-    model: Model, histories: Sequence[IntArray], top_k: int = 20, *, keep_seen: bool = False
+    model: Model | Path,
+    histories: Sequence[Sequence[int] | IntArray],
+    top_k: int = 20,
+    *,
+    keep_seen: bool = False,
 ) -> Iterator[Ranked]:
     """Recommend to users that training never saw.
 
     Args:
-        model: from :func:`mmtoolkit.recommend.load.load`.
+        model: from :func:`mmtoolkit.recommend.load.load`, or the folder of a run.
         histories: numbers of the known items of each new user, at least one.
         top_k: length of the lists.
         keep_seen: recommend items of the history too.
@@ -46,9 +50,10 @@ def fold_in(
     """
     if not histories:
         return
-    rows = _history_matrix(histories, model.data.items)
+    model, items_of = opened(model), [np.asarray(history, np.int64) for history in histories]
+    rows = _history_matrix(items_of, model.data.items)
     seen = sp.csr_array(rows.shape, dtype=rows.dtype) if keep_seen else rows
-    scores, batch = _new_user_scorer(model, histories, rows).scores, model.settings.evaluate.batch_size
+    scores, batch = _new_user_scorer(model, items_of, rows).scores, model.settings.evaluate.batch_size
     for block, items, values in rank_unseen(scores, seen, np.arange(len(histories)), top_k, batch):
         yield from ranked(block, items, values)
 
