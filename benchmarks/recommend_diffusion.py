@@ -40,11 +40,11 @@ from mmtoolkit.recommend.graphs.graph import (
     user_item_graph,
     weighted_list_graph,
 )
-from mmtoolkit.recommend.models.diffusion import Schedule
 from mmtoolkit.recommend.models.igdmrec import Igdmrec
 from mmtoolkit.recommend.models.learner import Loop, pick
 from mmtoolkit.recommend.models.losses import bpr_loss, embedding_penalty
 from mmtoolkit.recommend.models.networks import sinusoidal_embedding
+from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.training.loop import sample_triples, train_epoch
 from mmtoolkit.recommend.training.state import set_up
 from mmtoolkit.recommend.training.workers import Workers

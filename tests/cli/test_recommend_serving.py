@@ -112,7 +112,7 @@ def test_new_users(run, mmtk, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["igdmrec", "bpr-mf", "ease"])
-def test_new_users_are_ranked_in_blocks_that_fit_and_fitted_once(
+def test_new_users_are_fitted_once_and_ranked_in_blocks(
     kind, mmtk, trained_run, tmp_path, monkeypatch
 ):
     new_users = sys.modules["mmtoolkit.recommend.serving.new_users"]

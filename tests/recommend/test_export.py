@@ -61,7 +61,7 @@ def test_the_check_sees_a_bad_index():
     assert index_recall(Stuck(), users, items, 10) < 0.2
 
 
-def test_refusals(trained_model, tmp_path, monkeypatch):
+def test_export_refuses_models_folders_and_missing_packages(trained_model, tmp_path, monkeypatch):
     model = trained_model("model.kind=ease")
     with pytest.raises(UsageError, match="export needs user and item embeddings, and ease has none"):
         export(model, tmp_path / "a")

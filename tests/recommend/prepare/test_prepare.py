@@ -149,7 +149,7 @@ def test_resume_of_something_else(mmtk, tmp_path):
     assert "not a folder that prepare began" in result.stderr
 
 
-def test_dry_run_tells_sizes_and_writes_nothing(arguments, mmtk, tmp_path):
+def test_a_dry_run_of_prepare_prints_sizes_and_writes_nothing(arguments, mmtk, tmp_path):
     folder = tmp_path / "set"
     result = mmtk(*arguments, "-o", folder, "-n", "--json")
     facts = json.loads(result.stdout)
@@ -226,7 +226,7 @@ def train(mmtk, folder):
     return run
 
 
-def test_a_prepared_folder_trains_and_serves_the_shops_ids(prepared, mmtk):
+def test_a_prepared_folder_trains_and_lists_the_shops_ids(prepared, mmtk):
     run = train(mmtk, prepared)
     lists = mmtk("recommend", "predict", "--checkpoint", run, "--users", "u03", "--top-k", "3", "-q").stdout
     rows = [line.split(",") for line in lists.splitlines()]
@@ -275,9 +275,7 @@ def test_new_items_refuse_another_encoder(prepared, mmtk, shop):
     assert "no longer the text encoder that the data set was made with" in result.stderr
 
 
-def test_texts_or_pictures_that_nobody_can_use_are_refused_before_anything_is_written(
-    arguments, mmtk, tmp_path, shop
-):
+def test_unusable_texts_and_pictures_are_refused_before_anything_is_written(arguments, mmtk, tmp_path, shop):
     whole = (shop / "products.csv").read_text()
     (shop / "products.csv").write_text("sku,title\n" + "".join(f"p{n:02d}, \n" for n in range(18)))
     refused = mmtk(*arguments, "-o", tmp_path / "set")
@@ -295,7 +293,7 @@ def test_texts_or_pictures_that_nobody_can_use_are_refused_before_anything_is_wr
     assert mmtk(*arguments, "-o", tmp_path / "set", "--image-encoder", "none").exit_code == 0
 
 
-def test_half_a_letter_in_a_title_is_replaced(arguments, mmtk, tmp_path):
+def test_unpaired_surrogates_in_a_title_are_replaced(arguments, mmtk, tmp_path):
     file = tmp_path / "products.jsonl"
     titles = {f"p{n:02d}": "cut \ud83d" if n == 1 else "red cup" for n in range(18)}
     file.write_text("".join(json.dumps({"sku": n, "title": t}) + "\n" for n, t in titles.items()))
@@ -324,7 +322,7 @@ def test_new_users_need_only_the_columns_that_count(arguments, mmtk, tmp_path):
         assert f"new.csv:1: {expected}" in refused.stderr
 
 
-def test_low_ratings_of_new_users_do_not_count_where_the_data_sets_did_not(arguments, mmtk, tmp_path):
+def test_low_ratings_of_new_users_are_ignored_as_in_the_data_set(arguments, mmtk, tmp_path):
     options = ["--min-rating", "4", "--user-core", "1", "--item-core", "1", "-o", tmp_path / "set"]
     assert mmtk(*arguments, *options).exit_code == 0
     new = tmp_path / "new.csv"
@@ -348,7 +346,7 @@ def test_low_ratings_of_new_users_do_not_count_where_the_data_sets_did_not(argum
         assert len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_new_items_are_told_remedies_that_exist(arguments, mmtk, tmp_path, shop):
+def test_messages_for_new_items_name_existing_remedies(arguments, mmtk, tmp_path, shop):
     (shop / "products.csv").write_text(
         "sku,title,file\n" + "".join(f"p{n:02d},red cup,p{n:02d}.png\n" for n in range(18))
     )
@@ -365,7 +363,7 @@ def test_new_items_are_told_remedies_that_exist(arguments, mmtk, tmp_path, shop)
         assert f"new.csv:1: no column '{missing}' (so named when the data set was" in refused.stderr
 
 
-def test_a_shop_of_pictures_alone(arguments, mmtk, tmp_path, shop):
+def test_a_shop_with_pictures_only(arguments, mmtk, tmp_path, shop):
     (shop / "products.csv").write_text(
         "sku,photo\n" + "".join(f"p{n:02d},p{17 - n:02d}.png\n" for n in range(18))
     )

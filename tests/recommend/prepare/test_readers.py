@@ -270,7 +270,7 @@ def test_a_guessed_column_that_does_not_parse_is_left_out_with_a_note(header, ce
             read_interactions(path, **{"chosen": ColumnSettings()} | strict)
 
 
-def test_the_next_guess_is_taken_where_the_first_holds_something_else(tmp_path):
+def test_the_next_guess_is_used_if_the_first_does_not_parse(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("user,item,time,date\nann,x1,12:30,1970-01-02\nbob,x2,9:15,1970-01-03\n")
     for needed in ([], ["time"]):

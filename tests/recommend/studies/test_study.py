@@ -15,7 +15,7 @@ for change in ("diffusion.hidden=8", "train.epochs=1", "model.embedding=4", "dat
     SMALL += ["-s", change]
 
 
-def test_ablation_goes_on_where_it_stopped_and_says_what_a_part_is_worth(mmtk, data_folder, tmp_path):
+def test_ablation_continues_and_measures_each_part(mmtk, data_folder, tmp_path):
     folder = tmp_path / "study"
     command = ["recommend", "study", "ablation", *SMALL, "--data", data_folder, "--seeds", "1", "-o", folder]
     planned = json.loads(mmtk(*command, "--dry-run", "--json").stdout)["members"]
@@ -41,12 +41,12 @@ def test_ablation_goes_on_where_it_stopped_and_says_what_a_part_is_worth(mmtk, d
     assert (refused.exit_code, "trained with other settings" in refused.stderr) == (2, True)
 
 
-def test_ablation_is_about_igdmrec(mmtk, tmp_path):
+def test_ablation_refuses_other_models(mmtk, tmp_path):
     result = mmtk("recommend", "study", "ablation", "-c", "lightgcn", "-o", tmp_path / "s")
     assert (result.exit_code, "needs model.kind igdmrec" in result.stderr) == (2, True)
 
 
-def test_robustness_beside_the_peers(mmtk, data_folder, tmp_path):
+def test_robustness_with_the_peers(mmtk, data_folder, tmp_path):
     folder = tmp_path / "study"
     command = ["recommend", "study", "robustness", *SMALL, "--data", data_folder, "-o", folder]
     command += ["--links", "0.5", "--noise", "2", "--seeds", "1"]

@@ -6,7 +6,7 @@ import pytest
 from mmtoolkit.core.config import config_layer, flatten, preset_names, resolve
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.studies.tune import SPACES, Choice, Range, parse_space
+from mmtoolkit.recommend.studies.space import SPACES, Choice, Range, parse_space
 
 SMALL = ["-c", "bpr-mf", "-s", "train.epochs=2", "-s", "model.embedding=4", "-q"]
 
@@ -32,7 +32,7 @@ def test_every_preset_lies_in_its_search_space(preset):
     assert not outside
 
 
-def test_tuning_goes_on_and_ends_in_a_preset_that_trains(mmtk, data_folder, tmp_path, monkeypatch):
+def test_tuning_continues_and_ends_in_a_preset_that_trains(mmtk, data_folder, tmp_path, monkeypatch):
     engine = sys.modules["mmtoolkit.recommend.training.loop"]
     ranked, score = [], engine.score_users
     monkeypatch.setattr(engine, "score_users", lambda *a: ranked.append(a[2]) or score(*a))
