@@ -247,6 +247,7 @@ def bootstrap_means(values: FloatArray, resamples: int, seed: int) -> FloatArray
     parts = []
     for start in range(0, resamples, BLOCK_RESAMPLES):
         block = min(BLOCK_RESAMPLES, resamples - start)
+        # a draw with replacement is a count per user, so that one product averages all groups and metrics
         drawn = rng.integers(0, users, (block, users)) + users * np.arange(block)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=block * users).reshape(block, users)
         parts.append(counts.astype(np.float64) @ flat / users)

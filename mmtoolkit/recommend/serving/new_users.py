@@ -100,6 +100,7 @@ def _regress_users(model: Model, histories: Sequence[IntArray]) -> Tensor:
     users, items = (part.double().cpu().numpy() for part in model.representations("new-users"))
     train = model.data.train
     lengths = np.maximum(np.diff(train.indptr), 1)[:, None]
+    # the last column fits an intercept
     means = np.concatenate([(train @ items) / lengths, np.ones((len(users), 1))], axis=1)
     gram = means.T @ means
     penalty = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))

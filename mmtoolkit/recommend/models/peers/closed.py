@@ -125,6 +125,7 @@ def ease_weights(train: sp.csr_array, ridge: float) -> Tensor:
     """
     gram = torch.from_numpy((train.T @ train).toarray()).float()
     gram.diagonal().add_(ridge)
+    # in place from here on: the arrays have items x items entries
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     del gram
     weights = inverse.div_(-inverse.diagonal().clone())
