@@ -5,7 +5,7 @@ DATA ?= demo# data sets to measure on: make bench-recommend DATA="baby sports"
 ITEMS ?= 1000,10000# catalogues to grow through: ITEMS=10000,100000,1000000 takes a quarter of an hour and 12 GB
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check bench-recommend bench-distill bench-landmarks clean
+.PHONY: install demo test check results bench-recommend bench-distill bench-landmarks clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+results: install
+	$(BIN)/python benchmarks/results.py
 
 bench-recommend: install
 	for data in $(DATA); do \
