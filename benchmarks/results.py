@@ -131,9 +131,9 @@ def page(entries: list[Entry]) -> str:
     lines = [
         "# Results",
         "",
-        "Made from [results.json](results.json) by `make results`; do not edit this page. Reasons, history and",
-        "what did not help are in [NOTES.md](NOTES.md). Compare times only within one machine. The commit and",
-        "the command of every figure are in results.json.",
+        "Made from [results.json](results.json) by `make results`; do not edit this page. Reasons and",
+        "history are in [NOTES.md](NOTES.md). Compare times only within one machine. The commit and the",
+        "command of every figure are in results.json.",
         "",
         "## Goals at a glance",
         "",
