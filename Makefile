@@ -4,9 +4,10 @@ VENV := .venv
 JOBS ?= 2# processes of the test suite
 DATA ?= demo# data sets to measure on: make bench-recommend DATA="baby sports"
 ITEMS ?= 1000,10000# catalogues to grow through: ITEMS=10000,100000,1000000 takes a quarter of an hour and 12 GB
+RECORD ?=# RECORD=--record keeps the figures in benchmarks/results.json
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check bench-recommend bench-distill bench-landmarks clean
+.PHONY: install demo test check results bench-recommend bench-distill bench-landmarks clean
 
 install: $(VENV)/.installed
 
@@ -22,10 +23,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+results: install
+	$(BIN)/python benchmarks/results.py
+
 bench-recommend: install
 	for data in $(DATA); do \
-		$(BIN)/python benchmarks/recommend_diffusion.py $$data && \
-		$(BIN)/python benchmarks/recommend_parts.py $$data || exit 1; \
+		$(BIN)/python benchmarks/recommend_diffusion.py $$data $(RECORD) && \
+		$(BIN)/python benchmarks/recommend_parts.py $$data $(RECORD) || exit 1; \
 	done
 	rm -rf runs/bench-scaling
 	$(BIN)/mmtk recommend study scaling -c igdmrec -s diffusion.hidden=256 -s diffusion.passes=1 \
@@ -33,15 +37,15 @@ bench-recommend: install
 		-s 'data.modalities={}' --items $(ITEMS) --users 2000 -o runs/bench-scaling
 
 bench-landmarks: $(VENV)/.installed-onnx
-	$(BIN)/python benchmarks/landmarks.py
+	$(BIN)/python benchmarks/landmarks.py $(RECORD)
 
 bench-distill: install
-	$(BIN)/python benchmarks/distill_sampler.py
-	$(BIN)/python benchmarks/distill_targets.py
-	$(BIN)/python benchmarks/distill_step.py
-	$(BIN)/python benchmarks/distill_memory.py
-	$(BIN)/python benchmarks/distill_mixture.py
-	$(BIN)/python benchmarks/distill_guidance.py
+	$(BIN)/python benchmarks/distill_sampler.py $(RECORD)
+	$(BIN)/python benchmarks/distill_targets.py $(RECORD)
+	$(BIN)/python benchmarks/distill_step.py $(RECORD)
+	$(BIN)/python benchmarks/distill_memory.py $(RECORD)
+	$(BIN)/python benchmarks/distill_mixture.py $(RECORD)
+	$(BIN)/python benchmarks/distill_guidance.py $(RECORD)
 	$(BIN)/mmtk distill compare -c shapes --seeds 3 -o runs/bench-distill
 
 clean:

@@ -1,10 +1,10 @@
-"""Score the detector that ships, and train it anew.
+"""Score the detector that ships, or train a new one.
 
-    python benchmarks/detector.py score --faces afw [--scenes posters] [--weights FILE]
+    python benchmarks/detector.py score --faces afw [--scenes posters] [--weights FILE] [--record]
     python benchmarks/detector.py train --faces helen106 [--scenes pictures] --output detector.safetensors
 
 `--faces` is any labelled set that `mmtk landmarks train --data` takes; `--scenes` is a folder of pictures
-without faces. Scoring tells recall at an intersection over union of 0.5, against the challenge's mean box
+without faces. Scoring prints recall at an intersection over union of 0.5, against the challenge's mean box
 around each face and against the box around its points, and false boxes a picture on the scenes and on
 drawn textures. Training takes faces as they are and renders some more.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench import Figures, make_parser
 from safetensors.torch import load_file
 
 from mmtoolkit.landmarks.data.face import Face, enclosing_box, intersection_over_union, official_box
@@ -27,6 +28,8 @@ from mmtoolkit.landmarks.detection.train import FaceBank, fill_bank, save_detect
 from mmtoolkit.landmarks.rendering.scenery import draw_background
 
 TEXTURES, RENDERED = 100, 300
+SHIPPED = 0.8
+"""The threshold that ships."""
 
 
 def pictures(folder: Path | None) -> list[np.ndarray]:
@@ -58,6 +61,7 @@ def score(arguments: argparse.Namespace) -> None:
     truths, scenes = read_annotations(arguments.faces), pictures(arguments.scenes)
     rng = np.random.default_rng(0)
     textures = [(draw_background(256, rng) * 255).astype(np.uint8) for _ in range(TEXTURES)]
+    figures = Figures(arguments.record and network is None)
     print(f"{len(truths)} faces, {len(scenes)} pictures without, {TEXTURES} textures")
     for threshold in (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9):
         detector = Detector(threshold, network=network)
@@ -68,6 +72,11 @@ def score(arguments: argparse.Namespace) -> None:
             f"false boxes: scenes {false[0]:.3f}, textures {false[1]:.3f}; "
             f"more than one box {others:.3f} a face; {spent:.1f} ms CPU"
         )
+        if threshold == SHIPPED:
+            figures.add("landmarks.detector.recall", 100 * wide)
+            figures.add("landmarks.detector.false.textures", float(false[1]))
+            if scenes:
+                figures.add("landmarks.detector.false.posters", float(false[0]))
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -87,7 +96,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("what", choices=("score", "train"))
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--scenes", type=Path)

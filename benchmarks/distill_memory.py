@@ -1,6 +1,6 @@
 """Count the memory of distilling SDXL at 1024 x 1024 with a rank-64 LoRA, on the real UNet's shape.
 
-    python benchmarks/distill_memory.py
+    python benchmarks/distill_memory.py [--record]
 
 Nothing is loaded or computed: all sizes are counted on meta tensors. The published recipe holds two UNets in
 float32 (teacher and student) with autocast, the LoRA with AdamW, the text encoders and the autoencoder.
@@ -9,11 +9,11 @@ float32 (teacher and student) with autocast, the LoRA with AdamW, the text encod
 from typing import Any
 
 import torch
+from bench import Figures, describe_machine, make_parser
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import DistillSettings, ModelSettings, TrainSettings
 from mmtoolkit.distill.models.families import FAMILIES, Source
 from mmtoolkit.distill.training.memory import expected_memory
@@ -47,9 +47,14 @@ TEXT_2 = {
     "projection_dim": 1280,
 }
 
+NAMES = {
+    "with an average of the LoRA": "distill.memory.sdxl.ema",
+    "average and 8-bit Adam": "distill.memory.sdxl.ema8",
+}
+
 
 class Published(Source):
-    """SDXL base as it is published, from configurations written here instead of files."""
+    """The published SDXL base, from configurations written here instead of files."""
 
     def config(self, part: str) -> dict[str, Any]:
         """Return what its config.json holds."""
@@ -66,13 +71,15 @@ def count(module: nn.Module) -> int:
 
 
 def main() -> None:
+    figures = Figures(make_parser(__doc__).parse_args().record)
     source = Published("SDXL base", FAMILIES["sdxl"])
     with torch.device("meta"):
         unet, vae = count(UNet2DConditionModel(**UNET)), count(AutoencoderKL(**VAE))
         text = count(CLIPTextModel(CLIPTextConfig(**TEXT)))
         text += count(CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2)))
     assert unet == 2_567_463_684, "not the published UNet"
-    print(f"{environment()['cpu']}; SDXL UNet {unet:,}, text encoders {text:,}, autoencoder {vae:,}")
+    sizes = f"SDXL UNet {unet:,}", f"text encoders {text:,}", f"autoencoder {vae:,}"
+    print(describe_machine(*sizes))
     settings = DistillSettings(
         precision="bfloat16", model=ModelSettings(family="sdxl", rank=64), train=TrainSettings(ema=0)
     )
@@ -86,6 +93,9 @@ def main() -> None:
     for name, value in here.items():
         print(f"  here: {name:<16} {gb(value)}")
     print(f"here: weights, optimizer, no encoders {gb(held)}, {published / held:.1f} times less; goal 8.5 GB")
+    figures.add("distill.memory.sdxl", held / 1e9)
+    figures.add("distill.memory.sdxl.published", published / 1e9)
+    figures.add("distill.memory.sdxl.activations", here["activations"] / 1e9)
     variants: dict[str, DistillSettings] = {
         "with an average of the LoRA": settings.model_copy(update={"train": TrainSettings(ema=0.95)}),
         "average and 8-bit Adam": settings.model_copy(
@@ -94,10 +104,13 @@ def main() -> None:
     }
     for name, changed in variants.items():
         parts = expected_memory(changed, source, 1024, 1)
-        print(f"here, {name}: {gb(sum(v for k, v in parts.items() if k != 'activations'))}")
+        total = sum(v for k, v in parts.items() if k != "activations")
+        print(f"here, {name}: {gb(total)}")
+        figures.add(NAMES[name], total / 1e9)
     model = settings.model.model_copy(update={"checkpointing": True})
     less = expected_memory(settings.model_copy(update={"model": model}), source, 1024, 1)
     print(f"activations of a picture, gradient checkpointing: {gb(less['activations'])}")
+    figures.add("distill.memory.sdxl.checkpointing", less["activations"] / 1e9)
 
 
 def gb(value: float) -> str:

@@ -1,6 +1,6 @@
 """Compare TDDScheduler with what the authors' sampler printed.
 
-    MMTK_TDD_REFERENCE=tdd_sampler.json python benchmarks/distill_sampler.py
+    MMTK_TDD_REFERENCE=tdd_sampler.json python benchmarks/distill_sampler.py [--record]
 
 The file holds, for each setting, the timesteps and the sample after every step on a fixed noise function.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from bench import Figures, make_parser
 from torch import Tensor
 
 from mmtoolkit.distill.sampling import scheduler as module
@@ -42,6 +43,7 @@ def largest_difference(case: dict[str, Any], start: list[float], steps: int, **c
 
 
 def main() -> None:
+    figures = Figures(make_parser(__doc__).parse_args().record)
     path = os.environ.get("MMTK_TDD_REFERENCE")
     if path is None:
         print("MMTK_TDD_REFERENCE names no file: nothing compared with the authors' sampler")
@@ -58,6 +60,8 @@ def main() -> None:
     ]
     print(f"{len(equal)} settings: largest difference {max(equal):.1e}")
     print(f"{len(uneven)} non-equidistant ones: {max(uneven):.1e}")
+    figures.add("distill.sampler.equidistant", max(equal))
+    figures.add("distill.sampler.uneven", max(uneven))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time a distillation step against the published way of computing it, in one run on one machine.
 
-    python benchmarks/distill_step.py [--family sd15] [--device cuda] [--precision float16] [--full]
+    python benchmarks/distill_step.py [--family sd15] [--precision float16] [--full] [--record]
 
 The published step holds two UNets in float32 under autocast, runs the teacher's conditional and
 unconditional passes one after the other for every row, and encodes pictures and prompts in the loop. Both
@@ -9,13 +9,14 @@ width and 256 pixels, so that its encoders keep their share of the work. On the 
 the processor spent on this process, which a busy machine changes less.
 """
 
-import argparse
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from bench import Figures, describe_machine, make_parser
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from distill_memory import TEXT, TEXT_2, UNET, VAE
 from peft.tuners.lora import Conv2d, Linear
@@ -23,8 +24,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from mmtoolkit.core.device import describe_device
-from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import ModelSettings, TargetSettings
 from mmtoolkit.distill.models.denoiser import Condition, autocast
 from mmtoolkit.distill.models.families import FAMILIES, LatentDenoiser, Source
@@ -219,7 +218,7 @@ def draw_of(targets: Targets, shape: tuple[int, ...], number: int, device: torch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--family", choices=list(FULL), default="sdxl")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="bfloat16")
@@ -267,15 +266,27 @@ def main() -> None:
     steps = {"published": timed(student, loss_published), "here": timed(model, loss_here)}
     counted = {name: operations(step) for name, step in steps.items()}
     found = alternate(steps, device, options.repeats)
-    (there, loss_there), (here, loss) = found["published"], found["here"]
+    (published, loss_published_step), (here, loss) = found["published"], found["here"]
     kind = options.family + ("" if options.full else " scaled down")
-    print(f"{environment()['cpu']}, {describe_device(device)}, {kind}, {size} pixels, {options.rows} rows")
+    print(describe_machine(kind, f"{size} pixels", f"{options.rows} rows", device=device))
     for name, one in {"at its own size": FULL[options.family], "as timed": shape}.items():
         parts = ", ".join(f"{part} {share:.2f}" for part, share in work(options.family, one).items())
         print(f"work of the encoders {name}, a pass of the UNet being 1: {parts}")
-    print(f"{options.precision}: published step {there:.3f} s, this step {here:.3f} s")
+    print(f"{options.precision}: published step {published:.3f} s, this step {here:.3f} s")
     print(f"{counted['published'] / counted['here']:.2f} times fewer operations, counted")
-    print(f"{there / here:.2f} times faster; goal 1.3; mean losses {loss_there:.4f} and {loss:.4f}")
+    print(
+        f"{published / here:.2f} times faster; goal 1.3; mean losses {loss_published_step:.4f} and {loss:.4f}"
+    )
+    if not options.full and device.type == "cpu":
+        figures = Figures(options.record)
+        record_step(figures, options, kind, published / here, counted["published"] / counted["here"])
+
+
+def record_step(figures: Figures, options: Namespace, kind: str, faster: float, fewer: float) -> None:
+    name, about = f"distill.step.{options.family}", f"against the published step, {kind}"
+    what = f"step time {about}, {options.precision}"
+    figures.add(f"{name}.{options.precision}", faster, what=what, unit="times", goal=">= 1.3")
+    figures.add(f"{name}.operations", fewer, what=f"operations {about}", unit="times")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time the choice of target timesteps for a batch of 64: one draw for all rows against loops over them.
 
-    python benchmarks/distill_targets.py
+    python benchmarks/distill_targets.py [--record]
 
 Both loops do for every row what the rule says: collect the candidates of its window from the pool, choose
 one, lower it by its own offset. One does so with tensors, as training scripts do; the other, for comparison,
@@ -8,16 +8,16 @@ with plain Python numbers, which needs the CPU. Seconds are those that the proce
 """
 
 import random
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
+from bench import Figures, describe_machine, make_parser, timed
 from torch import Tensor
 
-from mmtoolkit.core.run import environment
 from mmtoolkit.distill.config import TargetSettings
 from mmtoolkit.distill.sampling.grids import equidistant
 from mmtoolkit.distill.training.targets import PUBLISHED_WINDOW, Targets, pool
@@ -59,11 +59,7 @@ def number_loop(starts: list[int], settings: TargetSettings) -> Tensor:
 
 
 def microseconds(call: Callable[[], Tensor], repeats: int) -> float:
-    call()
-    start = time.process_time()
-    for _ in range(repeats):
-        call()
-    return 1e6 * (time.process_time() - start) / repeats
+    return 1e6 * timed(call, repeats, warm_up=1, pick=fmean)[0]
 
 
 POOL = pool(TargetSettings())
@@ -71,8 +67,9 @@ WIDEST = max(a - b for a, b in pairwise([*equidistant(4, 250), 0]))
 
 
 def main() -> None:
+    figures = Figures(make_parser(__doc__).parse_args().record)
     torch.set_num_threads(1)
-    print(f"{environment()['cpu']}, cpu, 1 thread, batch of {ROWS}")
+    print(describe_machine("1 thread", f"batch of {ROWS}"))
     for window in ("published", "paper"):
         settings = TargetSettings(window=window, eta=0.3)
         targets = Targets.from_settings(settings, torch.device("cpu"))
@@ -86,6 +83,8 @@ def main() -> None:
         print(f"{window}: one draw {fast:.1f} us")
         print(f"  loop with tensors {tensors:7.1f} us, {tensors / fast:.0f} times as long")
         print(f"  loop with numbers {plain:7.1f} us, {plain / fast:.0f} times as long")
+        figures.add(f"distill.targets.{window}.tensors", tensors / fast)
+        figures.add(f"distill.targets.{window}.numbers", plain / fast)
 
 
 if __name__ == "__main__":

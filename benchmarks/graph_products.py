@@ -1,11 +1,10 @@
 """Compare ways to propagate 64-wide embeddings over a user-item graph, forwards and backwards.
 
-    python benchmarks/graph_products.py [DATA_SET_FOLDER]
+    python benchmarks/graph_products.py [DATA_SET_FOLDER] [--record]
 
 Without a folder, a drawn graph of Amazon Baby's size is used.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,18 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 import torch
+from bench import CPU, Figures, describe_machine, make_parser, timed
 from torch import Tensor
 
-from mmtoolkit.core.device import describe_device
-from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.data.read import read_folder
 from mmtoolkit.recommend.graphs.graph import Graph, user_item_graph
+
+NAMES = {
+    "embedding bag (used on CPUs)": "bag",
+    "EdgeIndex.matmul (on GPUs)": "edge_index",
+    "torch sparse CSR": "csr",
+    "LGConv on an edge list": "lgconv",
+}
 
 
 def interactions(folder: str | None) -> sp.csr_array:
@@ -31,20 +36,21 @@ def interactions(folder: str | None) -> sp.csr_array:
 
 
 def milliseconds(call: Callable[[Tensor], Tensor], x: Tensor, repeats: int = 15) -> float:
-    times = []
-    for _ in range(repeats):
+    def propagate() -> None:
         x.grad = None
-        start = time.perf_counter()
         call(x).sum().backward()
-        times.append(time.perf_counter() - start)
-    return 1e3 * sorted(times)[repeats // 2]
+
+    return 1e3 * timed(propagate, repeats, clock=time.perf_counter)[0]
 
 
 def main() -> None:
     from torch_geometric.nn import LGConv
 
-    matrix = user_item_graph(interactions(sys.argv[1] if len(sys.argv) > 1 else None))
-    graph = Graph.from_scipy(matrix, torch.device("cpu"))
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", nargs="?", help="a data set (default: a drawn graph)")
+    options = parser.parse_args()
+    matrix = user_item_graph(interactions(options.folder))
+    graph = Graph.from_scipy(matrix, CPU)
     edges, weights = graph.edges
     parts = matrix.indptr, matrix.indices, matrix.data
     csr = torch.sparse_csr_tensor(*(torch.from_numpy(part) for part in parts), matrix.shape)
@@ -57,10 +63,12 @@ def main() -> None:
         "LGConv on an edge list": lambda x: layer(x, edge_index, weights),
     }
     found = {name: milliseconds(call, x) for name, call in ways.items()}
-    print(f"{environment()['cpu']}, {describe_device(torch.device('cpu'))}, {matrix.nnz:,} edges")
+    print(describe_machine(f"{matrix.nnz:,} edges", device=CPU))
+    figures = Figures(options.record and options.folder is not None)
     for name, value in found.items():
         ratio = value / found["embedding bag (used on CPUs)"]
         print(f"{name:<28} {value:7.1f} ms forwards and backwards, {ratio:5.2f} of the first")
+        figures.add(f"recommend.products.{NAMES[name]}", value)
 
 
 if __name__ == "__main__":

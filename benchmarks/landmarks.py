@@ -1,6 +1,6 @@
 """Time the landmarks engine on one thread: network, picture to points, a folder of 1,000, video jitter.
 
-    python benchmarks/landmarks.py [RUN|FILE]        # a network; default: the weights that ship
+    python benchmarks/landmarks.py [RUN|FILE] [--record]        # a network; default: the weights that ship
 
 Milliseconds are CPU time of one thread, so that other work on the machine does not count; the folder's
 are what the clock says, next to the CPU time that all threads took. A folder's ideal is all cores busy with
@@ -11,7 +11,6 @@ CPU time of the stages over the CPU time that was spent does so on a busy one. P
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench import Figures, describe_machine, make_parser, timed
 
 from mmtoolkit.core.device import peak_memory
 from mmtoolkit.core.errors import CheckpointError
-from mmtoolkit.core.run import environment
 from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image, read_image
 from mmtoolkit.landmarks.data.synthetic import render_faces
@@ -33,15 +32,12 @@ from mmtoolkit.landmarks.prediction.pictures import core_count, find_faces, list
 from mmtoolkit.landmarks.prediction.smooth import OneEuroFilter
 
 SIZE, FOLDER = 450, 1000
+Row = tuple[str, str, str | None, float]
+"""What is measured, how it is shown, and for results.json its name (None: not kept) and its value."""
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 60) -> float:
-    seconds = []
-    for _ in range(repeats + 5):
-        start = time.process_time()
-        call()
-        seconds.append(time.process_time() - start)
-    return 1e3 * float(np.median(seconds[5:]))
+    return 1e3 * timed(call, repeats, warm_up=5)[0]
 
 
 def runtime_milliseconds(landmarker: Landmarker) -> float:
@@ -62,8 +58,8 @@ def choose_detector(image: np.ndarray) -> tuple[str, Detector]:
     return "small", detector
 
 
-def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -> list[tuple[str, str]]:
-    """Compare reading a folder with its stages one after the other, on the cores there are."""
+def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -> list[Row]:
+    """Compare reading a folder with its stages one after the other, on all cores."""
     cores = core_count()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -89,16 +85,22 @@ def folder_rows(landmarker: Landmarker, detector: Detector, faces: list[Face]) -
         grown = (peak_memory(landmarker.device) - memory) / 2**20
     total = sum(stages.values())
     shown = " + ".join(f"{stage} {value:.2f}" for stage, value in stages.items())
+    clock, cpu = total / cores / took, total / busy
     return [
-        ("stages of a picture, ms", f"{shown} = {total:.2f}"),
-        (f"folder of {FOLDER}, ms a picture, {cores} cores", f"{took:.2f}, CPU {busy:.2f} ({found} faces)"),
-        ("speed over the ideal, by the clock (goal: 0.8)", f"{total / cores / took:.2f}"),
-        ("CPU time of the stages over that spent (goal: 0.8)", f"{total / busy:.2f}"),
-        ("peak memory, last 800 against first 200", f"+{grown:.0f} MiB"),
+        ("stages of a picture, ms", f"{shown} = {total:.2f}", None, total),
+        (
+            f"folder of {FOLDER}, ms a picture, {cores} cores",
+            f"{took:.2f}, CPU {busy:.2f} ({found} faces)",
+            None,
+            took,
+        ),
+        ("speed over the ideal, by the clock (goal: 0.8)", f"{clock:.2f}", "folder.clock", clock),
+        ("CPU time of the stages over that spent (goal: 0.8)", f"{cpu:.2f}", "folder.cpu", cpu),
+        ("peak memory, last 800 against first 200", f"+{grown:.0f} MiB", "folder.memory", grown),
     ]
 
 
-def jitter_rows(landmarker: Landmarker, face: Face) -> list[tuple[str, str]]:
+def jitter_rows(landmarker: Landmarker, face: Face) -> list[Row]:
     """Follow a still face through pixel noise, and a moving one, with and without the filter."""
     rng = np.random.default_rng(0)
     box, smooth, raw, steady = face.box[None], OneEuroFilter(30), [], []
@@ -110,16 +112,22 @@ def jitter_rows(landmarker: Landmarker, face: Face) -> list[tuple[str, str]]:
     speed, follow = 3.0, OneEuroFilter(30)
     moving = [raw[n] + np.float32([speed * n, 0]) for n in range(90)]
     lag = [(point - follow(point))[:, 0].mean() / speed for point in moving]
+    ratio, delay = float(moves[1] / moves[0]), float(np.mean(lag[30:]))
     return [
-        ("jitter on a still face, pixels a frame", f"{moves[0]:.3f}, smoothed {moves[1]:.3f}"),
-        ("smoothed over raw (goal: at most 0.33)", f"{moves[1] / moves[0]:.2f}"),
-        (f"delay at {speed:.0f} pixels a frame (goal: under 2)", f"{np.mean(lag[30:]):.2f} frames"),
+        ("jitter on a still face, pixels a frame", f"{moves[0]:.3f}, smoothed {moves[1]:.3f}", None, 0),
+        ("smoothed over raw (goal: at most 0.33)", f"{ratio:.2f}", "jitter", ratio),
+        (f"delay at {speed:.0f} pixels a frame (goal: under 2)", f"{delay:.2f} frames", "delay", delay),
     ]
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    landmarker = load_landmarker(Path(sys.argv[1]) if len(sys.argv) > 1 else None, "cpu")
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "network", nargs="?", type=Path, help="a run or a file (default: the weights that ship)"
+    )
+    options = parser.parse_args()
+    landmarker = load_landmarker(options.network, "cpu")
     faces = list(render_faces(24, SIZE, seed=0))
     name, detector = choose_detector(faces[0].image)
     image = faces[0].image
@@ -127,22 +135,30 @@ def main() -> None:
     def picture_to_points() -> object:
         return find_faces(landmarker, [image], [detector(image)])
 
-    rows = [
-        ("network", landmarker.name),
-        ("torch, ms a face, batch 1 (goal: 5)", f"{milliseconds_per_face(landmarker, 200):.2f}"),
-        ("torch, ms a face, batch 16", f"{milliseconds_per_face(landmarker, 30, 16):.2f}"),
-        ("ONNX Runtime, ms a face, batch 1 (goal: 2.5)", f"{runtime_milliseconds(landmarker):.2f}"),
+    level = "avx512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "avx2"
+    torch_ms, onnx_ms = milliseconds_per_face(landmarker, 200), runtime_milliseconds(landmarker)
+    whole = milliseconds(picture_to_points)
+    rows: list[Row] = [
+        ("network", landmarker.name, None, 0),
+        ("torch, ms a face, batch 1 (goal: 5)", f"{torch_ms:.2f}", f"torch.{level}", torch_ms),
+        ("torch, ms a face, batch 16", f"{milliseconds_per_face(landmarker, 30, 16):.2f}", None, 0),
+        ("ONNX Runtime, ms a face, batch 1 (goal: 2.5)", f"{onnx_ms:.2f}", f"onnx.{level}", onnx_ms),
         (
             f"picture of {SIZE} x {SIZE} to points, two passes, ms (goal: 25)",
-            f"{milliseconds(picture_to_points):.2f}",
+            f"{whole:.2f}",
+            f"picture.{level}",
+            whole,
         ),
-        ("detector", name),
+        ("detector", name, None, 0),
         *folder_rows(landmarker, detector, faces),
         *jitter_rows(landmarker, faces[1]),
     ]
-    print(f"{environment()['cpu']}, one thread, load {os.getloadavg()[0]:.1f}")
-    for label, value in rows:
-        print(f"{label:<58} {value}")
+    print(describe_machine("one thread", f"load {os.getloadavg()[0]:.1f}"))
+    figures = Figures(options.record and options.network is None)
+    for label, text, figure, value in rows:
+        print(f"{label:<58} {text}")
+        if figure:
+            figures.add(f"landmarks.{figure}", value)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How well are items and users served that training never saw?
 
-    python benchmarks/newcomers.py FOLDER [KEY=VALUE ...]
+    python benchmarks/newcomers.py FOLDER [KEY=VALUE ...] [--record]
 
 A tenth of the items and a tenth of the users of a data set (with features) are hidden, a model is trained
 on the rest, then
@@ -10,13 +10,13 @@ on the rest, then
 - the hidden users are folded in from their training items, and should find their test items among all.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from bench import Figures, make_parser
 from torch.nn import functional as F
 
 from mmtoolkit.core.config import resolve, set_layers
@@ -31,6 +31,15 @@ from mmtoolkit.recommend.serving.new_users import fold_in_users
 from mmtoolkit.recommend.train import train
 
 TOP_K = 20
+WAYS = {
+    "placed": "new items placed in the item space",
+    "cosine": "new items by cosine to mean features",
+    "random": "new items at random",
+    "popularity": "new items by their true popularity",
+    "folded": "new users folded in",
+    "popular": "new users, the most popular items",
+    "trained": "trained users, for comparison",
+}
 
 
 def write_rest(data: RecommendData, users: np.ndarray, items: np.ndarray, folder: Path) -> None:
@@ -53,8 +62,8 @@ def recall(scores: torch.Tensor, truth: sp.csr_array, seen: sp.csr_array | None 
         scores = scores.masked_fill(torch.from_numpy(seen.toarray() > 0), -torch.inf)
     best = scores.topk(TOP_K, dim=1).indices
     dense = torch.from_numpy(truth.toarray() > 0)
-    found, there = dense.gather(1, best).sum(dim=1), dense.sum(dim=1)
-    return float((found[there > 0] / there[there > 0]).mean())
+    found, positives = dense.gather(1, best).sum(dim=1), dense.sum(dim=1)
+    return float((found[positives > 0] / positives[positives > 0]).mean())
 
 
 def content_scores(
@@ -72,7 +81,11 @@ def content_scores(
 
 
 def main() -> None:
-    data = read_folder(Path(sys.argv[1]))
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_args()
+    data = read_folder(options.folder)
     rng = np.random.default_rng(0)
     new_items = np.sort(rng.choice(data.items, data.items // 10, replace=False))
     new_users = np.sort(rng.choice(data.users, data.users // 10, replace=False))
@@ -83,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rest(data, users, items, folder)
-        resolved = resolve(RecommendSettings, set_layers([f"data.path={folder}", *sys.argv[2:]]))
+        resolved = resolve(RecommendSettings, set_layers([f"data.path={folder}", *options.settings]))
         run = RunDirectory.new(folder / "run", resolved.to_yaml())
         result = train(resolved.settings, run)
         model = load(run.path, device="cpu")
@@ -93,22 +106,27 @@ def main() -> None:
     placed = place_items(model, {k: m.features[new_items] for k, m in data.modalities.items()})
     content = content_scores(model, data, model.data.train, new_items)
     popular = torch.from_numpy(np.asarray(whole[:, new_items].sum(axis=0))).float().expand(len(users), -1)
-    print(f"{len(new_items)} hidden items for {len(users)} users, Recall@{TOP_K} among the hidden items:")
-    print(f"  placed in the trained item space   {recall(model.users @ placed.vectors.T, truth):.4f}")
-    print(f"  cosine to the user's mean features {recall(content, truth):.4f}")
-    print(f"  at random                          {TOP_K / len(new_items):.4f}")
-    print(f"  by their true, hidden popularity   {recall(popular, truth):.4f}")
     rows = history[new_users]
     parts = np.split(rows.indices.astype(np.int64), rows.indptr[1:-1])
     folded = fold_in_users(model, parts)
     counts = torch.from_numpy(np.asarray(model.data.train.sum(axis=0))).float()
     test = data.test[:, items]
-    print(f"{len(new_users)} hidden users, test Recall@{TOP_K} among {len(items)} items:")
-    print(f"  folded in                          {recall(folded @ model.items.T, test[new_users], rows):.4f}")
-    everybody = counts.expand(len(new_users), -1)
-    print(f"  the most popular items             {recall(everybody, test[new_users], rows):.4f}")
-    trained = recall(model.users @ model.items.T, test[users], model.data.train)
-    print(f"  (trained users, for comparison)    {trained:.4f}")
+    found = {
+        "placed": recall(model.users @ placed.vectors.T, truth),
+        "cosine": recall(content, truth),
+        "random": TOP_K / len(new_items),
+        "popularity": recall(popular, truth),
+        "folded": recall(folded @ model.items.T, test[new_users], rows),
+        "popular": recall(counts.expand(len(new_users), -1), test[new_users], rows),
+        "trained": recall(model.users @ model.items.T, test[users], model.data.train),
+    }
+    print(f"{len(new_items)} hidden items for {len(users)} users, ranked among each other;")
+    print(f"{len(new_users)} hidden users, test items ranked among {len(items)}; Recall@{TOP_K}:")
+    figures = Figures(options.record)
+    for name, value in found.items():
+        print(f"  {WAYS[name]:<36} {value:.4f}")
+        what = f"{options.folder.name}, {WAYS[name]}: Recall@20, 1 seed"
+        figures.add(f"recommend.newcomers.{options.folder.name}.{name}", value, what=what, unit="fraction")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Compare an epoch, and its diffusion alone (passes and one denoising), with the computation as published.
 
-    python benchmarks/recommend_diffusion.py DATA_SET_FOLDER [float32] [bfloat16] [--passes 1]
+    python benchmarks/recommend_diffusion.py DATA_SET_FOLDER [float32] [bfloat16] [--passes 1] [--record]
 
 The published computation keeps both graphs as dense items x items matrices, draws noise in items
 dimensions, predicts dense rows, and denoises with two passes (with and without condition) a step. Its
-recommender propagates with torch's sparse products, contrasts through autograd, and propagates anew for
-every batch of users that it ranks. It is written anew here, as plainly and as fast as torch's own layers
+recommender propagates with torch's sparse products, contrasts through autograd, and propagates again for
+every batch of users that it ranks. It is rewritten here, as plainly and as fast as torch's own layers
 allow, with our sampler of triples; it ranks validation alone, where the published code ranks the test split
 in every epoch too. Each side runs in a process of its own, so that its peak memory is its own; the same
 passes, batches and sizes on both sides. With --passes, fewer passes are run and their time is scaled to the
 preset's, as all passes cost the same.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,12 +22,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from bench import CPU, Figures, describe_machine, make_parser
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtoolkit.core.config import config_layer, resolve, set_layers
-from mmtoolkit.core.device import describe_device, peak_memory, seed_everything
-from mmtoolkit.core.run import environment
+from mmtoolkit.core.device import peak_memory, seed_everything
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import IntArray, RecommendData
 from mmtoolkit.recommend.data.read import load_data
@@ -48,8 +47,6 @@ from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.training.loop import sample_triples, train_epoch
 from mmtoolkit.recommend.training.state import set_up
 from mmtoolkit.recommend.training.workers import Workers
-
-CPU = torch.device("cpu")
 
 EVALUATED_USERS = 4096
 """Users that the published side ranks at once."""
@@ -201,7 +198,7 @@ def measure(side: str, folder: str, precision: str, passes: int | None) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder")
     parser.add_argument("precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--side", choices=SIDES, help="run one side only, and print it as JSON")
@@ -210,7 +207,9 @@ def main() -> None:
     if options.side:
         run_side(options.side, options.folder, options.precision[0], options.passes)
         return
-    print(f"{environment()['cpu']}, {describe_device(CPU)}, {Path(options.folder).name}")
+    folder = Path(options.folder).name
+    print(describe_machine(folder, device=CPU))
+    figures = Figures(options.record)
     base = measure("published", options.folder, "float32", options.passes)
     sides = {"published, float32": base}
     for precision in options.precision:
@@ -228,6 +227,21 @@ def main() -> None:
             f"{same / total:7.2f}{found['peak'] / 2**30:10.2f} GiB{found['before'] / 2**30:8.2f} GiB"
         )
         assert np.isfinite(total)
+        side, _, precision = name.partition(", ")
+        if side == "published":
+            continue
+        part = "epoch" if side == "whole epoch" else "diffusion"
+        what = f"speed of the {part} over the published computation, {folder}, {precision}"
+        figures.add(f"recommend.{part}.{folder}.{precision}", same / total, what=what, unit="times")
+        if name == "linear form, float32":
+            what = (
+                f"peak memory of the diffusion of an epoch, {folder}, as a share of the published computation"
+            )
+            share = found["peak"] / base["peak"]
+            figures.add(f"recommend.diffusion.{folder}.memory", share, what=what, unit="fraction")
+        elif side == "whole epoch":
+            what = f"whole epoch of `igdmrec` on {folder}, {precision}"
+            figures.add(f"recommend.epoch.{folder}.{precision}.seconds", total, what=what, unit="s")
 
 
 if __name__ == "__main__":

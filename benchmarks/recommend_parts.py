@@ -1,22 +1,19 @@
 """Compare the behavioural graph with a double loop, and full ranking with its bare products and top-k.
 
-python benchmarks/recommend_parts.py DATA_SET_FOLDER
+python benchmarks/recommend_parts.py DATA_SET_FOLDER [--record]
 """
 
-import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from bench import CPU, Figures, describe_machine, make_parser, timed
 
 from mmtoolkit.core.config import config_layer, resolve
-from mmtoolkit.core.device import describe_device
-from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import RecommendData
 from mmtoolkit.recommend.data.read import load_data
@@ -24,16 +21,7 @@ from mmtoolkit.recommend.evaluation.metrics import score_users
 from mmtoolkit.recommend.graphs.graph import behaviour_graph
 from mmtoolkit.recommend.models.learner import Embeddings
 
-CPU = torch.device("cpu")
-
-
-def seconds(call: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = call()
-        times.append(time.perf_counter() - start)
-    return min(times), result
+seconds = partial(timed, clock=time.perf_counter, pick=min)
 
 
 def show(name: str, fast: float, other: str, slow: float) -> None:
@@ -53,18 +41,19 @@ def double_loop(train: sp.csr_array, threshold: int, neighbours: int) -> list[se
     return [{item, *(j for j, _ in best[:neighbours])} for item, best in enumerate(ranked)]
 
 
-def compare_behaviour(data: RecommendData, settings: RecommendSettings) -> None:
+def compare_behaviour(data: RecommendData, settings: RecommendSettings) -> float:
     graph = settings.graph
-    fast, found = seconds(lambda: behaviour_graph(data.train, graph))
+    fast, found = seconds(lambda: behaviour_graph(data.train, graph), 3)
     slow, expected = seconds(
         lambda: double_loop(data.train, graph.co_occurrence_threshold, graph.behaviour_neighbours), 1
     )
     same = [set(found.indices[a:b]) for a, b in zip(found.indptr, found.indptr[1:], strict=False)] == expected
     show("behavioural graph", fast, "double loop", slow)
     assert same, "both must find the same edges"
+    return slow / fast
 
 
-def compare_evaluation(data: RecommendData, settings: RecommendSettings) -> None:
+def compare_evaluation(data: RecommendData, settings: RecommendSettings) -> float:
     torch.manual_seed(0)
     users, items = torch.randn(data.users, 64), torch.randn(data.items, 64)
     chosen = np.flatnonzero(np.diff(data.test.indptr))
@@ -74,17 +63,27 @@ def compare_evaluation(data: RecommendData, settings: RecommendSettings) -> None
         for ids in torch.from_numpy(chosen).split(block):
             (users[ids] @ items.T).topk(k, dim=1)
 
-    whole, _ = seconds(lambda: score_users(Embeddings(users, items).scores, data, "test", settings.evaluate))
-    least, _ = seconds(bare)
+    whole, _ = seconds(
+        lambda: score_users(Embeddings(users, items).scores, data, "test", settings.evaluate), 3
+    )
+    least, _ = seconds(bare, 3)
     show(f"products and top-k, {len(chosen):,} users", least, "full ranking", whole)
+    return whole / least
 
 
 def main() -> None:
-    data = load_data(Path(sys.argv[1]))
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    data, figures = load_data(options.folder), Figures(options.record)
+    name = options.folder.name
     settings = resolve(RecommendSettings, [config_layer("recommend", "igdmrec")]).settings
-    print(f"{environment()['cpu']}, {describe_device(CPU)}, {data.name}: {data.users:,} x {data.items:,}")
-    compare_behaviour(data, settings)
-    compare_evaluation(data, settings)
+    print(describe_machine(f"{data.name}: {data.users:,} x {data.items:,}", device=CPU))
+    behaviour, ranking = compare_behaviour(data, settings), compare_evaluation(data, settings)
+    what = f"speed of the behavioural graph over a double loop, {name}"
+    figures.add(f"recommend.parts.behaviour.{name}", behaviour, what=what, unit="times")
+    what = f"time of full ranking over its bare products and top-k, {name}"
+    figures.add(f"recommend.parts.ranking.{name}", ranking, what=what, unit="times")
 
 
 if __name__ == "__main__":

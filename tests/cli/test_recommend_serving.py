@@ -112,9 +112,7 @@ def test_new_users(run, mmtk, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["igdmrec", "bpr-mf", "ease"])
-def test_new_users_are_fitted_once_and_ranked_in_blocks(
-    kind, mmtk, trained_run, tmp_path, monkeypatch
-):
+def test_new_users_are_fitted_once_and_ranked_in_blocks(kind, mmtk, trained_run, tmp_path, monkeypatch):
     new_users = sys.modules["mmtoolkit.recommend.serving.new_users"]
     run, file = trained_run(f"model.kind={kind}"), tmp_path / "new.csv"
     file.write_text("user,item\n" + "".join(f"new{n},{n}\nnew{n},{3 * n + 7}\n" for n in range(5)))
