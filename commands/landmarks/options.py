@@ -1,4 +1,4 @@
-"""What the commands of `mmtk landmarks` share."""
+"""Options that the commands of `mmtk landmarks` share, and the functions that open what they name."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,13 +12,19 @@ if TYPE_CHECKING:
     from mmtoolkit.landmarks.detection.detect import Detector
     from mmtoolkit.landmarks.load import Landmarker
 
-DATA = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
+SETS = "JD, LaPa or .pts folder or zip, WFLW list (.txt), COCO keypoints (.json)."
 Data = Annotated[
     Path | None,
     typer.Option(
         metavar="SET",
-        help=f"Labelled faces (default: 200 rendered ones): {DATA}",
+        help=f"Labelled faces (default: 200 rendered ones): {SETS}",
         rich_help_panel=options.CONFIGURATION,
+    ),
+]
+Photographs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="SET", help=f"Photographs, may be repeated: {SETS}", rich_help_panel=options.CONFIGURATION
     ),
 ]
 Weights = Annotated[
@@ -33,13 +39,24 @@ Weights = Annotated[
 Flip = Annotated[
     bool, typer.Option("--flip", help="Average with the mirrored crop.", rich_help_panel=options.RUN)
 ]
+Alpha = Annotated[float, typer.Option(help="NME of a failure.", min=1e-6, rich_help_panel=options.RUN)]
 NewFile = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE", help="New file.", rich_help_panel=options.OUTPUT)
+]
+NewFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="New or empty folder to write to.",
+        rich_help_panel=options.OUTPUT,
+    ),
 ]
 
 
 class DetectorChoice(StrEnum):
-    """What finds the faces."""
+    """Face detectors."""
 
     small = "small"
     yunet = "yunet"
@@ -53,8 +70,8 @@ Finder = Annotated[
     DetectorChoice | None,
     typer.Option(
         "--detector",
-        help="Finds the faces where no .rect file gives a box (default: small); "
-        "`whole` takes the picture as the face.",
+        help="Finds the faces of pictures without .rect file (default: small); "
+        "`whole` uses the whole picture as the face.",
         rich_help_panel=options.RUN,
     ),
 ]
@@ -67,15 +84,15 @@ def open_landmarker(
     checkpoint: Path | None, device: options.DeviceChoice | None, *, flip: bool = False
 ) -> "Landmarker":
     """Load the network that the user named, or the one that ships."""
-    from mmtoolkit.landmarks.load import load_landmarker
+    from mmtoolkit.landmarks.load import load
 
-    return load_landmarker(checkpoint, device.value if device else "auto", flip=flip)
+    return load(checkpoint, device.value if device else "auto", flip=flip)
 
 
 def open_detector(
     choice: DetectorChoice | None, landmarker: "Landmarker", *, download: bool
 ) -> "Detector | None":
-    """Make the detector that the user named, or the small one that ships, where the network computes."""
+    """Make the detector that the user named, or the small one, on the network's device."""
     from mmtoolkit.landmarks.detection.detect import make_detector
 
     name = (choice or DetectorChoice.small).value

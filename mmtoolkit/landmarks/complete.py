@@ -8,6 +8,7 @@ import numpy as np
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.run import check_new
 from mmtoolkit.landmarks.completion.ict import IctModel, load_ict
 from mmtoolkit.landmarks.completion.labels import Completed, complete_points
 from mmtoolkit.landmarks.completion.rotate import make_relief
@@ -16,7 +17,7 @@ from mmtoolkit.landmarks.data.images import read_image
 from mmtoolkit.landmarks.data.points import Points, conversion
 from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
 from mmtoolkit.landmarks.data.text import place_name
-from mmtoolkit.landmarks.data.write import check_new, write_jd
+from mmtoolkit.landmarks.data.write import write_jd
 
 TURNED = 0.8  # how far the labels of turned views are trusted, beside those of the photograph
 YAW, PITCH = (5.0, 45.0), 14.0  # range of the turns to the side, deviation of those up and down, in degrees

@@ -1,6 +1,7 @@
 import json
 import shutil
 import struct
+import sys
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmtoolkit.landmarks.config import DataSettings, LandmarkSettings
 from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.data.text import write_points_txt, write_pts
 from mmtoolkit.landmarks.data.write import write_jd
-from mmtoolkit.landmarks.export import comparison_crops, export
+from mmtoolkit.landmarks.export import export
 from mmtoolkit.landmarks.load import untrained
 
 SHAPE = np.random.default_rng(0).uniform(10, 80, (106, 2)).astype(np.float32)
@@ -36,8 +37,8 @@ def test_train_eval_predict_export(mmtk, jd, run, tmp_path):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["epochs"] == 2
 
-    again = mmtk("landmarks", "train", "--resume", run, "--json", "-q")
-    assert json.loads(again.stdout)["metrics"] == json.loads(done.stdout)["metrics"]
+    resumed = mmtk("landmarks", "train", "--resume", run, "--json", "-q")
+    assert json.loads(resumed.stdout)["metrics"] == json.loads(done.stdout)["metrics"]
 
     scored = mmtk(
         "landmarks", "eval", "--data", jd, "--checkpoint", run, "-o", tmp_path / "e", "--json", "-q"
@@ -112,7 +113,7 @@ def test_points_are_drawn(mmtk, tmp_path):
         (["convert", "nowhere", "-o", "x.json"], "no such file or folder"),
     ],
 )
-def test_mistakes_are_told_in_a_line(mmtk, arguments, message):
+def test_mistakes_are_reported_in_one_line(mmtk, arguments, message):
     done = mmtk("landmarks", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
@@ -122,20 +123,21 @@ def test_mistakes_are_told_in_a_line(mmtk, arguments, message):
 def network(tmp_path_factory):
     """An untrained network in a file."""
     path, landmarker = tmp_path_factory.mktemp("network") / "net.safetensors", untrained("tiny")
-    export(landmarker, path, "safetensors", comparison_crops(landmarker, None))
+    export(landmarker, path, "safetensors")
     return path
 
 
 def test_scoring_needs_no_data_set(mmtk, network, monkeypatch):
     """Without --data, rendered faces are scored, the same every time; ready predictions need theirs."""
-    few = LandmarkSettings(data=DataSettings(rendered_validation=5))
-    monkeypatch.setattr("mmtoolkit.landmarks.tasks.LandmarkSettings", lambda: few)
-    told = [
+    small = LandmarkSettings(data=DataSettings(rendered_validation=5))
+    module = sys.modules["mmtoolkit.landmarks.evaluate"]
+    monkeypatch.setattr(module, "LandmarkSettings", lambda: small)
+    one, two = (
         json.loads(mmtk("landmarks", "eval", "--checkpoint", network, "--json", "-q").stdout) for _ in "12"
-    ]
-    assert told[0]["data"] == "rendered validation faces"
-    assert told[0]["metrics"]["faces"] == 5
-    assert told[0] == told[1]
+    )
+    assert one["data"] == "rendered validation faces"
+    assert one["metrics"]["faces"] == 5
+    assert one == two
     same = json.loads(mmtk("landmarks", "compare", network, network, "--json", "-q").stdout)
     assert same["comparisons"][0]["first"] == same["comparisons"][0]["second"]
 
@@ -156,9 +158,9 @@ def test_a_picture_without_a_face_gives_an_empty_list(mmtk, network, tmp_path):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((80, 80, 3), 127, np.uint8))
     found = mmtk("landmarks", "predict", tmp_path / "grey.png", "--checkpoint", network, "--json", "-q")
     assert json.loads(found.stdout)["pictures"] == [{"name": "grey.png", "faces": []}]
-    told = mmtk("landmarks", "submit", "--data", tmp_path, "--checkpoint", network, "-o", tmp_path / "s.zip")
-    assert told.exit_code == 0, told.output
-    assert "no face found in 1 pictures, taken whole" in " ".join(told.stderr.split())
+    done = mmtk("landmarks", "submit", "--data", tmp_path, "--checkpoint", network, "-o", tmp_path / "s.zip")
+    assert done.exit_code == 0, done.output
+    assert "no face found in 1 pictures, taken whole" in " ".join(done.stderr.split())
 
 
 def test_a_short_video(mmtk, jd, network, tmp_path):
@@ -178,7 +180,7 @@ def test_a_short_video(mmtk, jd, network, tmp_path):
 def test_more_passes_workers_and_a_network_for_onnx(mmtk, jd, network, tmp_path):
     pictures = ["landmarks", "predict", jd / "picture", "--checkpoint", network, "--json", "-q"]
     found = [json.loads(mmtk(*pictures, "--workers", n, "--passes", 3).stdout) for n in (1, 3)]
-    one, three = ([p["faces"][0]["points"] for p in told["pictures"]] for told in found)
+    one, three = ([p["faces"][0]["points"] for p in result["pictures"]] for result in found)
     np.testing.assert_allclose(one, three, atol=0.05)
     pytest.importorskip("onnxruntime")
     written = tmp_path / "net.onnx"
@@ -228,12 +230,12 @@ def spoilt(tmp_path_factory):
         "lone": ("picture/b.png", cv2.imencode(".png", image)[1].tobytes()),
         "broken": ("picture/a.png", b"no picture"),
     }
-    for name, (place, content) in faults.items():
+    for name, (file, content) in faults.items():
         for part in ("picture", "landmark", "rect", "weight"):
             (folder / name / part).mkdir(parents=True)
         cv2.imwrite(str(folder / name / "picture" / "a.png"), image)
         (folder / name / "landmark" / "a.png.txt").write_text(good)
-        (folder / name / place).write_bytes(content if isinstance(content, bytes) else content.encode())
+        (folder / name / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     for part in "AB":
         shutil.copytree(folder / "spot", folder / "twins" / part)
         (folder / "twins" / part / "landmark" / "a.png.txt").write_text(good)
@@ -275,7 +277,7 @@ def spoilt(tmp_path_factory):
         ("eval damaged.zip --data broken -o OUT", "is damaged or needs a password"),
         ("eval locked.zip --data broken -o OUT", "is damaged or needs a password"),
         ("eval no.zip --data broken -o OUT", "neither a folder nor a zip"),
-        ("eval no.zip -o OUT", "name the --data"),
+        ("eval no.zip -o OUT", "with --data"),
         ("eval no.zip --data broken --passes 3 -o OUT", "not both"),
         ("eval no.zip --data broken --device cpu -o OUT", "not both"),
         ("eval --data broken --alpha inf -o OUT", "write an NME"),
@@ -286,10 +288,10 @@ def spoilt(tmp_path_factory):
         ("predict a.png --no-smooth -o OUT", "go with a video"),
         ("predict a.mp4 --workers 3 -o OUT", "go with pictures"),
         ("predict a.png --box 1,1,9,9 --detector whole -o OUT", "not both"),
-        ("predict a.png --box 100,1,120,9 -o OUT", "its box lies beside the picture of 90 x 90"),
+        ("predict a.png --box 100,1,120,9 -o OUT", "its box is outside the picture of 90 x 90"),
         ("predict a.png --download -o OUT", "needs no --download"),
         ("submit --data twins -o OUT.zip", "two pictures are called a.png"),
-        ("submit --data twins -o OUT/s.zip", "in a folder that is there"),
+        ("submit --data twins -o OUT/s.zip", "in a folder that exists"),
         ("convert twins --format txt -o OUT", "two pictures are called a.png"),
         ("convert broken --to ibug68 --format txt -o OUT", "--format txt holds 106"),
         ("complete twins OUT --model cut.npz", "two pictures are called a.png"),

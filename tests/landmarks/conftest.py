@@ -25,7 +25,7 @@ def jd_folder(faces, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def landmark_settings():
     def make(*changes):
         layers = [config_layer("landmarks", "tiny"), *set_layers(["device=cpu", *changes])]
@@ -36,7 +36,7 @@ def landmark_settings():
 
 @pytest.fixture(scope="session")
 def trained(jd_folder, tmp_path_factory):
-    """A network that has learnt a dozen faces by heart."""
+    """A run whose network has learnt a dozen faces by heart, and its result."""
     from mmtoolkit.landmarks.train import train
 
     changes = [
@@ -46,6 +46,7 @@ def trained(jd_folder, tmp_path_factory):
         "data.rendered=0",
         "train.epochs=24",
         "train.batch_size=6",
+        "train.warmup=19",
         "train.faces_per_epoch=96",
         "train.learning_rate=0.01",
         "train.ema=0.9",
@@ -59,6 +60,14 @@ def trained(jd_folder, tmp_path_factory):
     resolved = resolve(LandmarkSettings, [config_layer("landmarks", "tiny"), *set_layers(changes)])
     run = RunDirectory.new(tmp_path_factory.mktemp("run") / "overfit", resolved.to_yaml())
     return run.path, train(resolved.settings, run)
+
+
+@pytest.fixture(scope="session")
+def landmarker(trained):
+    """That network, loaded for use."""
+    from mmtoolkit.landmarks.load import load
+
+    return load(trained[0], "cpu")
 
 
 @pytest.fixture
