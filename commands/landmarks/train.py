@@ -14,6 +14,7 @@ from .options import NewFile, Photographs
 if TYPE_CHECKING:
     from mmtoolkit.core.fields import DeviceName
     from mmtoolkit.landmarks.config import LandmarkSettings
+    from mmtoolkit.landmarks.report import DetectorResult
 
     from ..plan import Plan
 
@@ -76,6 +77,12 @@ def train_detector(
     steps: Annotated[
         int, typer.Option(help="Batches of 24 pictures.", min=1, rich_help_panel=options.CONFIGURATION)
     ] = 4500,
+    rendered: Annotated[
+        int,
+        typer.Option(
+            help="Rendered faces beside the photographs.", min=0, rich_help_panel=options.CONFIGURATION
+        ),
+    ] = 300,
     seed: Seed = 0,
     device: Device = None,
     dry_run: DryRun = False,
@@ -85,10 +92,15 @@ def train_detector(
     from mmtoolkit.landmarks.train_detector import train_detector as train_engine
 
     where: DeviceName = device.value if device else "auto"
+    sizes = {"steps": steps, "rendered": rendered}
     if dry_run:
-        facts = describe_work(output, data or [], scenes, steps=steps, device=where)
+        facts = describe_work(output, data or [], scenes, device=where, **sizes)
         return planned(output, facts, folder="output")
-    result = train_engine(output, data or [], scenes, steps=steps, seed=seed or 0, device=where)
+    result = train_engine(output, data or [], scenes, seed=seed or 0, device=where, **sizes)
+    return _detector_answer(result)
+
+
+def _detector_answer(result: "DetectorResult") -> Answer:
     facts = {name: value for name, value in asdict(result).items() if name != "path"}
-    line = f"{output}: {result.faces:,} faces, {result.scenes:,} scenes, loss {result.loss:.3f}"
-    return Answer({**facts, "files": [str(output)]}, [line])
+    line = f"{result.path}: {result.faces:,} faces, {result.scenes:,} scenes, loss {result.loss:.3f}"
+    return Answer({**facts, "files": [str(result.path)]}, [line])

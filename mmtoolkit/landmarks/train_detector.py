@@ -95,7 +95,13 @@ def find_pictures(data: Sequence[Path], scenes: Path | None) -> tuple[list[Annot
 
 
 def describe_work(
-    output: Path, data: Sequence[Path], scenes: Path | None, *, steps: int, device: DeviceName
+    output: Path,
+    data: Sequence[Path] = (),
+    scenes: Path | None = None,
+    *,
+    steps: int = STEPS,
+    rendered: int = RENDERED,
+    device: DeviceName = "auto",
 ) -> dict[str, int | str]:
     """Check output and data without training, and return the sizes of the work.
 
@@ -107,7 +113,7 @@ def describe_work(
     items, backgrounds = find_pictures(data, scenes)
     return {
         "photographs": len(items),
-        "rendered": RENDERED,
+        "rendered": rendered,
         "scenes": len(backgrounds),
         "parameters": sum(p.numel() for p in CentreNet().parameters()),
         "steps": steps,

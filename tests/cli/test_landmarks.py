@@ -75,6 +75,36 @@ def test_train_eval_predict_export(mmtk, jd, run, tmp_path):
     assert np.shape(json.loads(shown.stdout)["pictures"][0]["faces"][0]["points"]) == (106, 2)
 
 
+def test_settings_without_effect_are_reported(mmtk, tmp_path):
+    changes = [
+        "-s",
+        "model.kind=fan",
+        "-s",
+        "model.size=64",
+        "-s",
+        "model.stem=9",
+        "-s",
+        "loss.simcc_sigma=2",
+    ]
+    done = mmtk("landmarks", "train", "-c", "tiny", *changes, "--dry-run", "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    for name in ("model.stem", "loss.simcc_sigma"):
+        assert f"--set {name}: without effect, as model.kind is fan" in " ".join(done.stderr.split())
+    assert "model.size" not in done.stderr
+
+
+def test_a_detector_is_trained(mmtk, jd, tmp_path):
+    command = ["landmarks", "train-detector", "--data", jd, "--scenes", jd, "--steps", 2, "--device", "cpu"]
+    output = ["-o", tmp_path / "detector.safetensors"]
+    planned = json.loads(mmtk(*command, *output, "--dry-run", "--json", "-q").stdout)
+    assert (planned["photographs"], planned["scenes"], planned["steps"]) == (6, 6, 2)
+    assert list(tmp_path.iterdir()) == []
+    done = mmtk(*command, *output, "--json", "-q")
+    assert json.loads(done.stdout)["faces"] == 306
+    assert mmtk(*command, *output).exit_code == 2
+    assert mmtk(*command, "-o", tmp_path / "detector.pt").exit_code == 2
+
+
 def test_dry_run_writes_nothing(mmtk, jd, tmp_path):
     done = mmtk(
         "landmarks", "train", "-c", "tiny", "--data", jd, "--dry-run", "--json", "-o", tmp_path / "run"

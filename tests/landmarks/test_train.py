@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmtoolkit.core.checkpoint import load_checkpoint
+from mmtoolkit.core.config import idle_settings, setting_names
 from mmtoolkit.core.errors import (
     CheckpointError,
     ConfigError,
@@ -19,6 +20,7 @@ from mmtoolkit.core.errors import (
     UsageError,
 )
 from mmtoolkit.core.run import BEST, RunDirectory
+from mmtoolkit.landmarks.config import READ_BY, LandmarkSettings
 from mmtoolkit.landmarks.evaluate import evaluate
 from mmtoolkit.landmarks.load import load
 from mmtoolkit.landmarks.train import describe_work, train
@@ -108,35 +110,37 @@ def test_a_signal_ends_the_run_after_the_epoch(landmark_settings, tmp_path, monk
     assert load_checkpoint(run.checkpoint()).meta["step"] == 1
 
 
+FAN = [
+    *("model.kind=fan", "model.size=64", "data.rendered=2", "data.rendered_validation=1"),
+    *("train.batch_size=2", "loss.points_weight=0", "train.gradient_clip=1000", "train.learning_rate=0.002"),
+]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         ["model.head=integral", "loss.points=l1"],
-        ["loss.points=wing", "precision=bfloat16"],
+        ["loss.points=wing", "precision=bfloat16", "data.validation=[JD]", "data.rendered=8"],
         ["model.stages=[{block: mobile, channels: 8}, {channels: 8}]", "train.ema=0"],
+        FAN,
     ],
+    ids=["integral", "wing", "mobile", "fan"],
 )
-def test_every_kind_of_network_trains(landmark_settings, tmp_path, changes):
+def test_every_kind_of_network_trains(landmark_settings, tmp_path, jd_folder, record_reads, changes):
+    """The loss falls, and settings that have no effect according to READ_BY are not read."""
+    changes = [change.replace("JD", str(jd_folder)) for change in changes]
     resolved = landmark_settings(*SMALL, "train.epochs=2", "train.learning_rate=0.01", *changes)
     run = run_of(tmp_path, resolved)
+    read = record_reads(LandmarkSettings)
     train(resolved.settings, run)
     losses = [record["loss"] for record in run.read_metrics()]
     assert losses[1] < losses[0]
-
-
-FAN = [
-    *("model.kind=fan", "model.size=64", "data.rendered=2", "data.rendered_validation=1"),
-    *("train.batch_size=2", "train.epochs=2", "loss.points_weight=0", "train.gradient_clip=1000"),
-]
-
-
-def test_fan_trains_by_its_heatmaps(landmark_settings, tmp_path):
-    resolved = landmark_settings(*FAN)
-    run = run_of(tmp_path, resolved)
-    train(resolved.settings, run)
-    losses = [record["loss"] for record in run.read_metrics()]
-    assert losses[1] < losses[0]
-    assert load(run.path, "cpu").settings.kind == "fan"
+    assert load(run.path, "cpu").settings == resolved.settings.model
+    names = list(setting_names(LandmarkSettings))
+    idle = idle_settings(resolved.settings, names, READ_BY, "train").keys()
+    assert idle & read == set()
+    unread = {"data.holdout", "train.checkpoint_every"}  # no photographs to hold out, no epoch but the best
+    assert set(names) - read - unread == idle - unread
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(landmark_settings, tmp_path):
