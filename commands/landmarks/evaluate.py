@@ -13,7 +13,7 @@ from .. import options
 from ..command import Answer, command
 from ..options import Config, Device
 from ..output import Part, Table
-from .options import Alpha, Data, Flip, NewFolder, Weights, open_landmarker
+from .options import Alpha, Data, Flip, NewFolder, Points79, Predictions, Weights, open_landmarker
 
 if TYPE_CHECKING:
     from mmtoolkit.landmarks.evaluation.bootstrap import Comparison
@@ -25,15 +25,10 @@ app = typer.Typer()
 
 @command(app, "landmarks eval", example="mmtk landmarks eval --data jd106_test --checkpoint runs/compact")
 def evaluate(
-    predictions: Annotated[
-        Path | None,
-        typer.Argument(metavar="[PREDICTIONS]", help="Folder or zip of <picture>.txt, instead of a network."),
-    ] = None,
+    predictions: Predictions = None,
     data: Data = None,
     checkpoint: Weights = None,
-    points_79: Annotated[
-        bool, typer.Option("--79", help="Score the third challenge's 79 points.", rich_help_panel=options.RUN)
-    ] = False,
+    points_79: Points79 = False,
     alpha: Alpha = 0.08,
     passes: Annotated[
         int, typer.Option(help="2: look again through the box of the first points.", min=1, max=3)

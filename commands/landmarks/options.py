@@ -27,6 +27,24 @@ Photographs = Annotated[
         metavar="SET", help=f"Photographs, may be repeated: {SETS}", rich_help_panel=options.CONFIGURATION
     ),
 ]
+Scenes = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Pictures without faces.", rich_help_panel=options.CONFIGURATION),
+]
+Steps = Annotated[
+    int, typer.Option(help="Batches of 24 pictures.", min=1, rich_help_panel=options.CONFIGURATION)
+]
+Rendered = Annotated[
+    int,
+    typer.Option(help="Rendered faces beside the photographs.", min=0, rich_help_panel=options.CONFIGURATION),
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Argument(metavar="[PREDICTIONS]", help="Folder or zip of <picture>.txt, instead of a network."),
+]
+Points79 = Annotated[
+    bool, typer.Option("--79", help="Score the third challenge's 79 points.", rich_help_panel=options.RUN)
+]
 Weights = Annotated[
     Path | None,
     typer.Option(

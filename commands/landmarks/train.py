@@ -1,15 +1,13 @@
 """`mmtk landmarks`: train the landmark network and the face detector."""
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from .. import options
 from ..command import Answer, command, planned
 from ..options import Config, Device, DryRun, Output, Resume, Seed, Set
-from .options import NewFile, Photographs
+from .options import NewFile, Photographs, Rendered, Scenes, Steps
 
 if TYPE_CHECKING:
     from mmtoolkit.core.fields import DeviceName
@@ -70,19 +68,9 @@ def _train(plan: "Plan[LandmarkSettings]", *, dry_run: bool) -> Answer:
 def train_detector(
     output: NewFile,
     data: Photographs = None,
-    scenes: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Pictures without faces.", rich_help_panel=options.CONFIGURATION),
-    ] = None,
-    steps: Annotated[
-        int, typer.Option(help="Batches of 24 pictures.", min=1, rich_help_panel=options.CONFIGURATION)
-    ] = 4500,
-    rendered: Annotated[
-        int,
-        typer.Option(
-            help="Rendered faces beside the photographs.", min=0, rich_help_panel=options.CONFIGURATION
-        ),
-    ] = 300,
+    scenes: Scenes = None,
+    steps: Steps = 4500,
+    rendered: Rendered = 300,
     seed: Seed = 0,
     device: Device = None,
     dry_run: DryRun = False,
