@@ -190,7 +190,7 @@ def _write_coco(target: Path, items: Sequence[Converted]) -> None:
     target.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _relative(picture: text.Place, folder: Path) -> str:
+def _relative(picture: text.AnyPath, folder: Path) -> str:
     """Return the path of a picture relative to the list's folder; for a picture in a zip, its name."""
     if isinstance(picture, zipfile.Path):
         return picture.name

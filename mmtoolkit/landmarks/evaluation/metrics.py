@@ -15,7 +15,7 @@ from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import enclosing_box
 from mmtoolkit.landmarks.data.points import PARTS, SUBSET_79, Points, conversion
 from mmtoolkit.landmarks.data.pose import head_pose
-from mmtoolkit.landmarks.data.read import Annotation, open_place, walk
+from mmtoolkit.landmarks.data.read import Annotation, open_folder, walk
 from mmtoolkit.landmarks.data.text import read_points_txt
 
 ALPHA = 0.08
@@ -183,7 +183,7 @@ def read_predictions(path: Path) -> dict[str, Points]:
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or zip")
-    root = open_place(path)
+    root = open_folder(path)
     found: dict[str, Points] = {}
     for folder in (root, *walk(root)):
         for entry in folder.iterdir():

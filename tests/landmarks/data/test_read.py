@@ -161,7 +161,7 @@ def test_lists_round_trip(kind, scheme, name, jd_folder, tmp_path):
         assert item.face().image.ndim == 3
 
 
-def test_labels_that_name_the_whole_picture_are_found(faces, tmp_path):
+def test_labels_named_after_the_whole_picture_are_found(faces, tmp_path):
     """As `predict --format pts` and `convert` write them, where a.jpg and a.png lie side by side."""
     write_jd(
         tmp_path / "jd", [replace(faces[n], name=f"a{suffix}") for n, suffix in enumerate((".jpg", ".png"))]
@@ -175,7 +175,7 @@ def test_labels_that_name_the_whole_picture_are_found(faces, tmp_path):
         np.testing.assert_allclose(item.points, face.points, atol=1e-3)
 
 
-def test_a_set_that_cannot_be_finished_leaves_nothing(faces, tmp_path):
+def test_a_failed_write_leaves_nothing(faces, tmp_path):
     with pytest.raises(DataError, match="two pictures would be called"):
         write_jd(tmp_path / "new", [faces[0], faces[0]])
     assert not (tmp_path / "new").exists()
@@ -214,14 +214,14 @@ def test_formats_that_cannot_leave_points_out_refuse(jd_folder, tmp_path):
         convert(jd_folder, tmp_path / "out.json", "jd106", "coco", scheme_from="wflw98")
 
 
-def test_what_is_no_data_set_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_annotations(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no labelled face"):
         read_annotations(tmp_path)
 
 
-def test_official_boxes_follow_their_law(shape):
+def test_official_boxes_have_the_measured_spread(shape):
     rng = np.random.default_rng(0)
     true = enclosing_box(shape)
     drawn = np.stack([jitter_box(shape, None, rng) for _ in range(4000)])
@@ -237,7 +237,7 @@ def test_official_boxes_follow_their_law(shape):
 
 
 @pytest.mark.parametrize("side", [24.0, 64.0, 200.0, 413.7])
-def test_crops_lie_where_they_should(side):
+def test_crops_show_the_right_region(side):
     """A bright dot is found in the crop where the map of points says."""
     image = np.zeros((500, 600, 3), np.uint8)
     dot = np.array([[[310.0, 243.0]]], np.float32)
