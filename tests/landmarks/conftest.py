@@ -1,4 +1,6 @@
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -35,6 +37,26 @@ def landmark_settings():
 
 
 @pytest.fixture(scope="session")
+def without_report():
+    """Leave out the report of runs inside a `with`: it takes longer than a tiny training."""
+
+    @contextmanager
+    def leave_out():
+        with pytest.MonkeyPatch.context() as patch:
+            module = import_module("mmtoolkit.landmarks.train")
+            patch.setattr(module, "write_run_report", lambda *_: None)
+            yield
+
+    return leave_out
+
+
+@pytest.fixture
+def no_report(without_report):
+    with without_report():
+        yield
+
+
+@pytest.fixture(scope="session")
 def trained(jd_folder, tmp_path_factory):
     """A run whose network has learnt a dozen faces by heart, and its result."""
     from mmtoolkit.landmarks.train import train
@@ -44,13 +66,13 @@ def trained(jd_folder, tmp_path_factory):
         f"data.path={jd_folder}",
         f"data.validation={jd_folder}",
         "data.rendered=0",
-        "train.epochs=24",
-        "train.batch_size=6",
-        "train.warmup=19",
-        "train.faces_per_epoch=96",
+        "train.epochs=4",
+        "train.batch_size=12",
+        "train.warmup=10",
+        "train.faces_per_epoch=576",
         "train.learning_rate=0.01",
         "train.ema=0.9",
-        "train.checkpoint_every=24",
+        "train.checkpoint_every=4",
         *(
             f"augment.{name}=0"
             for name in ("rotation", "stretch", "flip", "occlusion", "box_jitter", "colour", "grey")

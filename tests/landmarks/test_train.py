@@ -2,12 +2,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+import warnings
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.config import idle_settings, setting_names
@@ -33,11 +35,12 @@ def run_of(tmp_path, resolved, name="run"):
 
 
 @pytest.fixture(scope="module")
-def finished(landmark_settings, tmp_path_factory):
+def finished(landmark_settings, tmp_path_factory, without_report):
     """A run of three epochs."""
     resolved = landmark_settings(*SMALL)
     run = run_of(tmp_path_factory.mktemp("finished"), resolved)
-    train(resolved.settings, run)
+    with without_report():
+        train(resolved.settings, run)
     return run
 
 
@@ -50,6 +53,7 @@ def test_a_dozen_faces_are_learnt_by_heart(trained, jd_folder):
     assert (path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_resumed_run_has_the_same_bits(finished, landmark_settings, tmp_path):
     cut = landmark_settings(*SMALL, "train.stop_after=1")
     train(cut.settings, tmp_path / "parts")
@@ -78,6 +82,7 @@ def test_other_faces_are_refused_on_resume(finished, landmark_settings):
         train(other, finished.path, resume=True)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_run_may_start_from_another(finished, landmark_settings, tmp_path):
     changes = ["train.learning_rate=1e-12", "train.epochs=1", f"train.start={finished.path}"]
     second = run_of(tmp_path, landmark_settings(*SMALL, *changes), "second")
@@ -92,6 +97,7 @@ def test_a_run_may_start_from_another(finished, landmark_settings, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_signal_ends_the_run_after_the_epoch(landmark_settings, tmp_path, monkeypatch):
     """The epoch's checkpoint is written, although only every third is planned."""
     resolved = landmark_settings(*SMALL, "train.checkpoint_every=3")
@@ -126,6 +132,7 @@ FAN = [
     ],
     ids=["integral", "wing", "mobile", "fan"],
 )
+@pytest.mark.usefixtures("no_report")
 def test_every_kind_of_network_trains(landmark_settings, tmp_path, jd_folder, record_reads, changes):
     """The loss falls, and settings that have no effect according to READ_BY are not read."""
     changes = [change.replace("JD", str(jd_folder)) for change in changes]
@@ -166,46 +173,46 @@ def test_sizes_of_the_work(landmark_settings, jd_folder):
     assert (facts["photographs"], facts["rendered"], facts["steps"]) == (12, 32, 2 * (44 // 16))
 
 
-PROCESS = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from mmtoolkit.core.config import config_layer, resolve
-from mmtoolkit.landmarks.config import LandmarkSettings
-from mmtoolkit.landmarks.train import train
-resolved = resolve(LandmarkSettings, [config_layer("landmarks", "config.yaml")])
-train(resolved.settings, Path("two"))
-"""
-
-
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
+def train_in_group(settings, path, rank, port):
+    """Train as one of two processes, with the variables that a launcher sets."""
+    group = {
+        "WORLD_SIZE": 2,
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": 1,  # the threads of the parent do not exist in a forked process
+    }
+    os.environ.update({name: str(value) for name, value in group.items()})
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(settings, path)
+    assert AcceleratorState().num_processes == 2
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 warns of forks
 def test_two_processes_learn_what_one_does(landmark_settings, tmp_path):
     """Gradients and batch statistics are shared: the weights agree to rounding."""
     changes = [*SMALL, "train.epochs=1", "augment.occlusion=0", "data.rendered=16"]
-    (tmp_path / "config.yaml").write_text(landmark_settings(*changes).to_yaml())
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-W", "ignore", "-c", PROCESS]
+    settings, context, port = landmark_settings(*changes).settings, get_context("fork"), free_port()
     processes = [
-        subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env=os.environ | group | {"RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
+        context.Process(target=train_in_group, args=(settings, tmp_path / "two", rank, port), daemon=True)
+        for rank in (0, 1)
     ]
-    alone = landmark_settings(*changes)
-    train(alone.settings, run_of(tmp_path, alone, "one"))
     for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-2000:]
+        process.start()
+    train(settings, tmp_path / "one")
+    for process in processes:
+        process.join(timeout=100)
+    assert [process.exitcode for process in processes] == [0, 0]
     one, two = (load_checkpoint(RunDirectory(tmp_path / n).checkpoint()).model for n in ("one", "two"))
     for name, tensor in one.items():
         assert torch.allclose(two[name], tensor, atol=2e-4, rtol=2e-3), name

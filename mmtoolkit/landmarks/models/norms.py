@@ -2,7 +2,22 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_context: object, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -18,7 +33,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         values = x.float()
         sums = torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
         count = values.numel() / values.shape[1] * torch.distributed.get_world_size()
-        mean, square = (all_reduce(sums) / count).unbind()  # one exchange for both moments
+        mean, square = (_SumOverProcesses.apply(sums) / count).unbind()  # one exchange for both moments
         variance = square - mean.square()
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         assert self.weight is not None

@@ -40,6 +40,7 @@ def test_blocks_compute_what_the_published_network_does(weights_file, landmark_s
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_frozen_stages_stay_and_the_others_learn(weights_file, landmark_settings, tmp_path):
     small = ["data.rendered=8", "data.rendered_validation=2", "train.batch_size=4", "train.epochs=2"]
     resolved = landmark_settings(*LITE, *small, "train.frozen=2")
