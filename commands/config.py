@@ -8,8 +8,9 @@ import typer
 
 from mmtoolkit.core.errors import UsageError
 
-from .options import Debug, Json, Set
-from .output import print_json, print_table
+from .command import Answer, command
+from .options import Set
+from .output import Table
 
 if TYPE_CHECKING:
     from mmtoolkit.core.config import Settings
@@ -58,65 +59,55 @@ def settings_class(engine: str) -> "type[Settings]":
     return ENGINES[engine]()
 
 
-@app.command("list", epilog="Example: mmtk config list")
-def list_presets(as_json: Json = False, debug: Debug = False) -> None:
+@command(app, "config list", example="mmtk config list")
+def list_presets() -> Answer:
     """List the presets of every engine."""
     from mmtoolkit.core.config import preset_names, preset_text
 
     presets = {engine: preset_names(engine) for engine in ENGINES}
-    if as_json:
-        print_json("config list", presets=presets)
-        return
     rows = [
         [engine, name, preset_text(engine, name).partition("\n")[0].lstrip("# ")]
         for engine, names in presets.items()
         for name in names
     ]
-    print_table("Presets", ["engine", "preset", "about"], rows)
+    return Answer({"presets": presets}, [Table("Presets", ["engine", "preset", "about"], rows)])
 
 
-@app.command("show", epilog="Example: mmtk config show recommend igdmrec -s train.epochs=50")
+@command(app, "config show", example="mmtk config show recommend igdmrec -s train.epochs=50")
 def show(
     engine: Engine,
     config: Annotated[str | None, typer.Argument(metavar="[PRESET|FILE]", help="None: the defaults.")] = None,
     assignments: Set = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Print resolved settings as YAML that can be fed back, and where each value came from."""
+) -> Answer:
+    """Print resolved settings as YAML that can be fed back, with the source of each value."""
     from mmtoolkit.core.config import config_layer, resolve, set_layers
 
     layers = [config_layer(engine, config)] if config else []
     resolved = resolve(settings_class(engine), [*layers, *set_layers(assignments or [])])
-    if as_json:
-        settings = resolved.settings.model_dump(mode="json")
-        print_json("config show", settings=settings, sources=dict(resolved.sources))
-    else:
-        typer.echo(resolved.to_yaml(), nl=False)
+    settings = resolved.settings.model_dump(mode="json")
+    return Answer({"settings": settings, "sources": dict(resolved.sources)}, [resolved.to_yaml().rstrip()])
 
 
-@app.command("validate", epilog="Example: mmtk config validate recommend mine.yaml")
+@command(app, "config validate", example="mmtk config validate recommend mine.yaml")
 def validate(
     engine: Engine,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or presets.")],
-    debug: Debug = False,
-) -> None:
+) -> Answer:
     """Check settings files."""
     from mmtoolkit.core.config import config_layer, resolve
 
     kind = settings_class(engine)
     for file in files:
         resolve(kind, [config_layer(engine, file)])
-        typer.echo(f"{file}: valid")
+    return Answer({"valid": files}, [f"{file}: valid" for file in files])
 
 
-@app.command("copy", epilog="Example: mmtk config copy recommend igdmrec mine.yaml")
+@command(app, "config copy", example="mmtk config copy recommend igdmrec mine.yaml")
 def copy(
     engine: Engine,
     preset: Annotated[str, typer.Argument(help="Name of a preset.")],
     target: Annotated[Path, typer.Argument(help="New file, or a folder.")],
-    debug: Debug = False,
-) -> None:
+) -> Answer:
     """Copy a preset to a file of your own."""
     from mmtoolkit.core.config import preset_text
 
@@ -130,4 +121,4 @@ def copy(
         raise UsageError(f"{path}: already there; name another file") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
-    typer.echo(f"{path}: written; use it with --config {path}")
+    return Answer({"files": [str(path)]}, [f"{path}: written; use it with --config {path}"])

@@ -11,9 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_every_package_is_listed():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     inside = {".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("mmtoolkit/**/__init__.py")}
-    mapped = {
-        f"mmtoolkit.{p.parent.name}" for p in (ROOT / "commands/__init__.py", ROOT / "configs/__init__.py")
-    }
+    beside = [*ROOT.glob("commands/**/__init__.py"), ROOT / "configs" / "__init__.py"]
+    mapped = {".".join(("mmtoolkit", *p.parent.relative_to(ROOT).parts)) for p in beside}
     assert set(settings["packages"]) == inside | mapped
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mmtoolkit import __version__
+from mmtoolkit.core.config import Resolved, Settings
 from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.logging import log_to_file
 
@@ -76,6 +77,13 @@ class RunDirectory:
         """
         check_new(path, resumable=True)
         return cls(path, config)
+
+    @classmethod
+    def of(cls, run: Self | Path, settings: Settings) -> Self:
+        """Return a run that is given, or plan a new one in a folder, with `settings` as its config.yaml."""
+        if isinstance(run, Path):
+            return cls.new(run, Resolved(settings, {}).to_yaml())
+        return run
 
     def start(self) -> None:
         """Make the folder of a new run and write what was asked and where it runs.

@@ -13,6 +13,7 @@ from mmtoolkit.core.config import (
     config_layer,
     deep_merge,
     flatten,
+    idle_settings,
     nested,
     parse_layer,
     resolve,
@@ -134,3 +135,21 @@ def test_files_that_hold_no_settings_are_refused(text):
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'igdmrec'"):
         config_layer("recommend", "igdmrek")
+
+
+class Loss(Settings):
+    wing_width: float = 1.0
+    weight: float = 1.0
+
+
+class Net(Settings):
+    seed: int = 0
+    kind: str = "fan"
+    loss: Loss = Loss()
+
+
+def test_settings_without_effect_are_named_with_the_reason():
+    read_by = {"loss.wing_": ("kind", ("mobile",)), "seed": ("command", ("train",))}
+    names = ["loss.wing_width", "loss.weight", "seed"]
+    assert idle_settings(Net(), names, read_by, "train") == {"loss.wing_width": "kind is fan"}
+    assert idle_settings(Net(kind="mobile"), names, read_by, "eval") == {"seed": "command is eval"}
