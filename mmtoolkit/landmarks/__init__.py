@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mmtoolkit.landmarks.complete import Completion, complete
     from mmtoolkit.landmarks.config import LandmarkSettings
     from mmtoolkit.landmarks.convert import convert
+    from mmtoolkit.landmarks.data.read import read_annotations
+    from mmtoolkit.landmarks.data.synthetic import render_faces
+    from mmtoolkit.landmarks.data.write import write_jd
     from mmtoolkit.landmarks.detection.detect import make_detector
     from mmtoolkit.landmarks.evaluate import evaluate
     from mmtoolkit.landmarks.evaluation.bootstrap import Comparison
@@ -52,8 +55,11 @@ __all__ = _export(
         "make_detector": "detection.detect",
         "predict": "predict",
         "profile": "profile",
+        "read_annotations": "data.read",
+        "render_faces": "data.synthetic",
         "submit": "submit",
         "train": "train",
         "train_detector": "train_detector",
+        "write_jd": "data.write",
     },
 )

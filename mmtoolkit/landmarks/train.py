@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from mmtoolkit.core.checkpoint import load_checkpoint
-from mmtoolkit.core.config import Resolved
 from mmtoolkit.core.device import describe_device, resolve_device
 from mmtoolkit.core.errors import RunError
 from mmtoolkit.core.logging import logger
@@ -32,7 +31,9 @@ def train(settings: LandmarkSettings, run: RunDirectory | Path, *, resume: bool 
         DivergenceError: if the loss stops being finite; the last checkpoint stays.
         StoppedError: if a signal ends the run; the epoch's checkpoint is written first.
     """
-    run = _run_directory(run, settings, resume=resume)
+    if resume and isinstance(run, Path):
+        run = RunDirectory.open(run)
+    run = RunDirectory.of(run, settings)
     training = set_up(settings)
     if resume:
         restore(training, run)
@@ -43,12 +44,6 @@ def train(settings: LandmarkSettings, run: RunDirectory | Path, *, resume: bool 
         logger.info("%s", _describe(training))
         fit(training, run)
         return _finish(training, run)
-
-
-def _run_directory(run: RunDirectory | Path, settings: LandmarkSettings, *, resume: bool) -> RunDirectory:
-    if isinstance(run, RunDirectory):
-        return run
-    return RunDirectory.open(run) if resume else RunDirectory.new(run, Resolved(settings, {}).to_yaml())
 
 
 def _follow(training: Training) -> TrainResult:

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from mmtoolkit import landmarks
 from mmtoolkit.core.config import config_layer, resolve
@@ -23,6 +24,7 @@ def test_every_exported_name_is_found():
     assert callable(landmarks.train)  # the function, although a module has the same name
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_python_user_needs_no_run_directory(jd_folder, tmp_path):
     """Train into a path, then score, compare, predict and submit with that path."""
     settings = resolve(landmarks.LandmarkSettings, [config_layer("landmarks", "tiny")]).settings
