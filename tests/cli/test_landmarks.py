@@ -33,7 +33,8 @@ def run(tmp_path_factory):
 
 
 def test_train_eval_predict_export(mmtk, jd, run, tmp_path):
-    done = mmtk("landmarks", "train", "-c", "tiny", "-o", run, "--device", "cpu", "--json", "-q")
+    small = ["-c", "tiny", "-s", "data.rendered=16", "-s", "data.rendered_validation=2"]
+    done = mmtk("landmarks", "train", *small, "-o", run, "--device", "cpu", "--json", "-q")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["epochs"] == 2
 

@@ -27,7 +27,7 @@ from mmtoolkit.landmarks.evaluate import evaluate
 from mmtoolkit.landmarks.load import load
 from mmtoolkit.landmarks.train import describe_work, train
 
-SMALL = ["data.rendered=16", "data.rendered_validation=4", "train.batch_size=8", "train.epochs=3"]
+SMALL = ["data.rendered=8", "data.rendered_validation=2", "train.batch_size=4", "train.epochs=3"]
 
 
 def run_of(tmp_path, resolved, name="run"):
@@ -77,7 +77,7 @@ def test_a_path_is_a_new_run_unless_resumed(finished, landmark_settings):
 
 
 def test_other_faces_are_refused_on_resume(finished, landmark_settings):
-    other = landmark_settings(*SMALL, "data.rendered=8").settings
+    other = landmark_settings(*SMALL, "data.rendered=4").settings
     with pytest.raises(CheckpointError, match="trained on other faces"):
         train(other, finished.path, resume=True)
 
@@ -125,8 +125,8 @@ FAN = [
 @pytest.mark.parametrize(
     "changes",
     [
-        ["model.head=integral", "loss.points=l1"],
-        ["loss.points=wing", "precision=bfloat16", "data.validation=[JD]", "data.rendered=8"],
+        ["model.head=integral", "loss.points=l1", "data.rendered=16", "train.batch_size=8"],
+        ["loss.points=wing", "precision=bfloat16", "data.validation=[JD]"],
         ["model.stages=[{block: mobile, channels: 8}, {channels: 8}]", "train.ema=0"],
         FAN,
     ],
@@ -201,7 +201,7 @@ def train_in_group(settings, path, rank, port):
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 warns of forks
 def test_two_processes_learn_what_one_does(landmark_settings, tmp_path):
     """Gradients and batch statistics are shared: the weights agree to rounding."""
-    changes = [*SMALL, "train.epochs=1", "augment.occlusion=0", "data.rendered=16"]
+    changes = [*SMALL, "train.epochs=1", "train.batch_size=8", "augment.occlusion=0"]
     settings, context, port = landmark_settings(*changes).settings, get_context("fork"), free_port()
     processes = [
         context.Process(target=train_in_group, args=(settings, tmp_path / "two", rank, port), daemon=True)
