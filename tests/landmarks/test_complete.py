@@ -20,7 +20,7 @@ from mmtoolkit.landmarks.completion.labels import (
     project_points,
 )
 from mmtoolkit.landmarks.completion.rotate import make_relief
-from mmtoolkit.landmarks.data.points import IBUG_POSITIONS, convert
+from mmtoolkit.landmarks.data.points import IBUG_POSITIONS, conversion
 from mmtoolkit.landmarks.data.read import read_annotations
 from mmtoolkit.landmarks.data.synthetic import render_face
 from mmtoolkit.landmarks.data.text import write_pts
@@ -107,7 +107,7 @@ def photograph(model, seed=0, yaw=12.0):
     shown = truth.project(model.mesh(coefficients))[:, :2]
     points = shown[model.landmarks]
     drawn = project_points(model, truth)[:, :2]
-    points[:17] = convert(drawn, "jd106", "ibug68")[0][:17]
+    points[:17] = conversion("jd106", "ibug68")(drawn)[0][:17]
     return truth, points.astype(np.float32), drawn
 
 
@@ -139,7 +139,7 @@ def test_completion_keeps_the_human_points_and_finds_the_others(model):
     _, points, drawn = photograph(model)
     image = np.full((400, 400, 3), 128, np.uint8)
     found = complete_points(model, image, points)
-    twins, known = convert(points, "ibug68", "jd106")
+    twins, known = conversion("ibug68", "jd106")(points)
     keep = known.copy()
     keep[[74, 83, 104, 105]] = False
     assert np.allclose(found.points[keep], twins[keep])
@@ -201,7 +201,7 @@ def source(tmp_path):
     for number in range(2):
         face = render_face("x", 200, np.random.default_rng([4, number]))
         cv2.imwrite(str(folder / f"face{number}.jpg"), face.image[..., ::-1])
-        points = convert(face.points, "jd106", "ibug68")[0]
+        points = conversion("jd106", "ibug68")(face.points)[0]
         (folder / f"face{number}.pts").write_text(write_pts(points))
     return folder
 

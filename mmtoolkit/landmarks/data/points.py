@@ -188,18 +188,6 @@ def conversion(source: str, target: str) -> Conversion:
     return _conversion(matrix)
 
 
-def convert(points: Points, source: str, target: str) -> tuple[Points, Mask]:
-    """Convert points `(..., n, 2)` between schemes; see :class:`Conversion`."""
-    return conversion(source, target)(points)
-
-
-def flip_points(points: Points, width: int) -> Points:
-    """Mirror JD points `(..., 106, 2)` together with a picture of `width` pixels."""
-    flipped = points[..., FLIP, :].copy()
-    flipped[..., 0] = width - 1 - flipped[..., 0]
-    return flipped
-
-
 def _conversion(matrix: NDArray[np.float64]) -> Conversion:
     return Conversion(matrix, np.abs(matrix).sum(1) > 0)
 
