@@ -1,6 +1,5 @@
 """Options that the commands of `mmtk landmarks` share, and the functions that open what they name."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,24 +72,22 @@ NewFolder = Annotated[
 ]
 
 
-class DetectorChoice(StrEnum):
-    """Face detectors."""
+DETECTORS = ("small", "yunet", "blazeface", "scrfd", "sfd", "whole")
 
-    small = "small"
-    yunet = "yunet"
-    blazeface = "blazeface"
-    scrfd = "scrfd"
-    sfd = "sfd"
-    whole = "whole"
+
+def _complete_detectors(incomplete: str) -> list[str]:
+    return [name for name in DETECTORS if name.startswith(incomplete)]
 
 
 Finder = Annotated[
-    DetectorChoice | None,
+    str | None,
     typer.Option(
         "--detector",
-        help="Finds the faces of pictures without .rect file (default: small); "
-        "`whole` uses the whole picture as the face.",
+        metavar="NAME|FILE",
+        help="Finds the faces of pictures without .rect file: small (default), yunet, blazeface, scrfd, sfd, "
+        "a file from train-detector, or `whole`, which uses the whole picture as the face.",
         rich_help_panel=options.RUN,
+        autocompletion=_complete_detectors,
     ),
 ]
 Download = Annotated[
@@ -107,11 +104,8 @@ def open_landmarker(
     return load(checkpoint, device.value if device else "auto", flip=flip)
 
 
-def open_detector(
-    choice: DetectorChoice | None, landmarker: "Landmarker", *, download: bool
-) -> "Detector | None":
+def open_detector(name: str | None, landmarker: "Landmarker", *, download: bool) -> "Detector":
     """Make the detector that the user named, or the small one, on the network's device."""
     from mmtoolkit.landmarks.detection.detect import make_detector
 
-    name = (choice or DetectorChoice.small).value
-    return make_detector(name, landmarker.device.type, download=download)
+    return make_detector(name or "small", landmarker.device.type, download=download)

@@ -94,6 +94,8 @@ def test_a_detector_is_trained(mmtk, jd, tmp_path):
     assert list(tmp_path.iterdir()) == []
     done = mmtk(*command, *output, "--json", "-q")
     assert json.loads(done.stdout)["faces"] == 8
+    found = mmtk("landmarks", "predict", jd / "picture", "--detector", output[1], "--json", "-q")
+    assert len(json.loads(found.stdout)["pictures"]) == 6
     assert mmtk(*command, *output).exit_code == 2
     assert mmtk(*command, "-o", tmp_path / "detector.pt").exit_code == 2
 
@@ -313,6 +315,8 @@ def spoilt(tmp_path_factory):
         ("predict a.png --box 1,1,9,9 --detector whole -o OUT", "not both"),
         ("predict a.png --box 100,1,120,9 -o OUT", "its box is outside the picture of 90 x 90"),
         ("predict a.png --download -o OUT", "needs no --download"),
+        ("predict a.png --detector smal -o OUT", "--detector smal: no such detector"),
+        ("predict a.png --detector none.safetensors -o OUT", "not a safetensors file"),
         ("submit --data twins -o OUT.zip", "two pictures are called a.png"),
         ("submit --data twins -o OUT/s.zip", "in a folder that exists"),
         ("convert twins --format txt -o OUT", "two pictures are called a.png"),

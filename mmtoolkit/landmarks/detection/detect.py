@@ -1,7 +1,7 @@
 """Detectors by name: the shipped one, those of face-alignment, or the whole picture."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 
@@ -12,7 +12,7 @@ from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.extras import need
 from mmtoolkit.landmarks.data.face import BOX_HEIGHT, BOX_SHIFT_Y, BOX_WIDTH, Boxes, Image
 from mmtoolkit.landmarks.detection.detector import Detector as CentreDetector
-from mmtoolkit.landmarks.detection.detector import widen
+from mmtoolkit.landmarks.detection.detector import load_detector, widen
 
 Detector = Callable[[Image], Boxes]
 """Turns a picture into `(n, 5)`: left, top, right and bottom like the challenge's boxes, and a score."""
@@ -31,19 +31,23 @@ def make_detector(name: str, device: str = "cpu", *, download: bool = False) -> 
 
     Args:
         name: `small` (ships with this package), `yunet`, `scrfd`, `sfd`, `blazeface`, or `whole` (the whole
-            picture is the face).
+            picture is the face), or a file that `mmtk landmarks train-detector` wrote.
         device: `cpu` or `cuda`, for those of face-alignment.
         download: let face-alignment fetch weights that are not on this machine.
 
     Raises:
         UsageError: if the name is unknown, weights or a package are missing, or `download` does not apply.
     """
-    if name not in {"small", "whole", *_FILES}:
-        raise UsageError(f"`detector` {name}: no such detector; use small, whole, {', '.join(_FILES)}")
+    file = name.endswith(".safetensors")
+    if not file and name not in {"small", "whole", *_FILES}:
+        known = ", ".join(["small", "whole", *_FILES])
+        raise UsageError(f"`detector` {name}: no such detector; use {known} or a .safetensors file")
     if download and name not in _FILES:
         raise UsageError(f"`detector` {name}: needs no `download`")
+    if file:
+        return _widened(partial(load_detector, Path(name)))
     if name == "small":
-        return _small()
+        return _widened(CentreDetector)
     if name == "whole":
         return whole_picture
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -67,8 +71,9 @@ def whole_picture(image: Image) -> Boxes:
     return np.array([[0, 0, width, height, 1]], np.float32)
 
 
-def _small() -> Detector:
-    load = cache(CentreDetector)  # on the first picture: data sets with boxes need no detector
+def _widened(make: Callable[[], CentreDetector]) -> Detector:
+    """Load a detector of the shipped kind, and return boxes like the challenge's."""
+    load = cache(make)  # on the first picture: data sets with boxes need no detector
 
     def detect(image: Image) -> Boxes:
         try:

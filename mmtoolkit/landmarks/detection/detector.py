@@ -7,13 +7,17 @@ both well; :func:`widen` turns them into the challenge's, on which the landmark 
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtoolkit.core.checkpoint import matching_weights
+from mmtoolkit.core.files import read_tensors
 from mmtoolkit.landmarks.data.face import (
     BOX_HEIGHT,
     BOX_SHIFT_X,
@@ -166,10 +170,22 @@ def suppress(boxes: Boxes, scores: Boxes, overlap: float) -> list[int]:
 
 @cache
 def _shipped() -> nn.Module:
-    from safetensors.torch import load
-
-    network = CentreNet()
     data = (files("mmtoolkit.landmarks") / "weights" / WEIGHTS).read_bytes()
-    network.load_state_dict(load(data))  # half precision on disk only
+    return _network(load_tensors(data))
+
+
+def load_detector(path: Path) -> Detector:
+    """Load a detector that `mmtk landmarks train-detector` wrote.
+
+    Raises:
+        CheckpointError: if the file is damaged or holds another network.
+    """
+    weights, _ = read_tensors(path)
+    return Detector(network=_network(matching_weights(weights, CentreNet().state_dict(), path)))
+
+
+def _network(weights: dict[str, Tensor]) -> nn.Module:
+    network = CentreNet()
+    network.load_state_dict(weights)  # half precision on disk only
     folded: nn.Module = fold_norms(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return folded

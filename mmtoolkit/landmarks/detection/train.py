@@ -1,6 +1,6 @@
 """Targets, loss and training loop of the detector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -112,10 +112,8 @@ def fit_detector(
     losses: list[float] = []
     for step in range(steps):
         set_rate(optimizer, learning_rate * cosine_rate(step, steps, warmup=warmup))
-        images, targets, weights = (one.to(device) for one in _batch(bank, batch_size, side, rng))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            found = network(images)
-        loss = detector_loss(found.float(), targets, weights)
+        batch = _batch(bank, batch_size, side, rng)
+        loss = _batch_loss(network, [one.to(device) for one in batch], bfloat16=bfloat16)
         losses.append(check_finite(float(loss.detach()), f"step {step + 1}", "the learning rate"))
         optimizer.zero_grad()
         loss.backward()
@@ -126,6 +124,13 @@ def fit_detector(
             report(step + 1, float(np.mean(losses[-LOSS_STEPS:])), network)
     network.load_state_dict(average.values)
     return network.eval()
+
+
+def _batch_loss(network: CentreNet, batch: Sequence[Tensor], *, bfloat16: bool) -> Tensor:
+    images, targets, weights = batch
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+        found = network(images)
+    return detector_loss(found.float(), targets, weights)
 
 
 def _batch(bank: FaceBank, count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
