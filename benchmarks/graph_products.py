@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.run import environment
-from mmtoolkit.recommend.data.dataset import read_folder
+from mmtoolkit.recommend.data.read import read_folder
 from mmtoolkit.recommend.graphs.graph import Graph, user_item_graph
 
 

@@ -22,10 +22,12 @@ from torch.nn import functional as F
 from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data.dataset import SPLITS, RecommendData, read_folder
+from mmtoolkit.recommend.data.dataset import SPLITS, RecommendData
+from mmtoolkit.recommend.data.read import read_folder
 from mmtoolkit.recommend.graphs.graph import modality_weights
-from mmtoolkit.recommend.load import Model, load_model
-from mmtoolkit.recommend.serving.newcomers import fold_in_users, place_items
+from mmtoolkit.recommend.load import Model, load
+from mmtoolkit.recommend.serving.new_items import place_items
+from mmtoolkit.recommend.serving.new_users import fold_in_users
 from mmtoolkit.recommend.train import train
 
 TOP_K = 20
@@ -84,7 +86,7 @@ def main() -> None:
         resolved = resolve(RecommendSettings, set_layers([f"data.path={folder}", *sys.argv[2:]]))
         run = RunDirectory.new(folder / "run", resolved.to_yaml())
         result = train(resolved.settings, run)
-        model = load_model(run.path, device="cpu")
+        model = load(run.path, device="cpu")
     print(f"{torch.get_num_threads()} threads, {model.settings.model.kind}, best epoch {result.best_epoch}")
     whole = sp.csr_array(sum(data.split(split) for split in SPLITS))
     truth = whole[users][:, new_items]

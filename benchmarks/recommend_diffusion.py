@@ -30,7 +30,8 @@ from mmtoolkit.core.config import config_layer, resolve, set_layers
 from mmtoolkit.core.device import describe_device, peak_memory, seed_everything
 from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data.dataset import IntArray, RecommendData, load_data
+from mmtoolkit.recommend.data.dataset import IntArray, RecommendData
+from mmtoolkit.recommend.data.read import load_data
 from mmtoolkit.recommend.evaluation.metrics import rank_unseen
 from mmtoolkit.recommend.graphs.graph import (
     behaviour_graph,
@@ -39,12 +40,13 @@ from mmtoolkit.recommend.graphs.graph import (
     user_item_graph,
     weighted_list_graph,
 )
-from mmtoolkit.recommend.models.diffusion import Schedule
 from mmtoolkit.recommend.models.igdmrec import Igdmrec
 from mmtoolkit.recommend.models.learner import Loop, pick
 from mmtoolkit.recommend.models.losses import bpr_loss, embedding_penalty
 from mmtoolkit.recommend.models.networks import sinusoidal_embedding
-from mmtoolkit.recommend.train import sample_triples, set_up, train_epoch
+from mmtoolkit.recommend.models.schedule import Schedule
+from mmtoolkit.recommend.training.loop import sample_triples, train_epoch
+from mmtoolkit.recommend.training.state import set_up
 from mmtoolkit.recommend.training.workers import Workers
 
 CPU = torch.device("cpu")

@@ -18,7 +18,8 @@ from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.run import environment
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data.dataset import RecommendData, load_data
+from mmtoolkit.recommend.data.dataset import RecommendData
+from mmtoolkit.recommend.data.read import load_data
 from mmtoolkit.recommend.evaluation.metrics import score_users
 from mmtoolkit.recommend.graphs.graph import behaviour_graph
 from mmtoolkit.recommend.models.learner import Embeddings

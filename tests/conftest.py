@@ -1,6 +1,5 @@
 """Fixtures that every test may use: tiny real data, folders, runs and the command line."""
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +11,12 @@ import torch
 from mmtoolkit.commands.app import app
 from typer.testing import CliRunner, Result
 
-from mmtoolkit.core.config import Settings, resolve, set_layers
+from mmtoolkit.core.config import Resolved, Settings, resolve, set_layers
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import RecommendData
 from mmtoolkit.recommend.data.synthetic import Plan, make_demo
+from mmtoolkit.recommend.train import train
 
 TINY = [
     "diffusion.hidden=16",
@@ -47,8 +47,7 @@ def tiny_settings() -> Callable[..., RecommendSettings]:
 @pytest.fixture
 def new_run(tmp_path: Path) -> Callable[..., RunDirectory]:
     def make(settings: RecommendSettings, name: str = "run") -> RunDirectory:
-        text = dataclasses.replace(resolve(RecommendSettings, []), settings=settings).to_yaml()
-        return RunDirectory.new(tmp_path / name, text)
+        return RunDirectory.new(tmp_path / name, Resolved.given(settings).to_yaml())
 
     return make
 
@@ -67,12 +66,43 @@ def write_folder(data: RecommendData, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_data: RecommendData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny data set; tests only read it."""
+    return write_folder(tiny_data, tmp_path_factory.mktemp("data") / "tiny")
+
+
 @pytest.fixture
 def data_folder(tiny_data: RecommendData, tmp_path: Path) -> Path:
+    """A copy of that folder, for tests that change it."""
     return write_folder(tiny_data, tmp_path / "tiny")
 
 
 @pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no report: that takes most of the time of a tiny run, and other tests look at it."""
+    monkeypatch.setattr(sys.modules[train.__module__], "write_run_report", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Train the tiny settings with some changes, once per session and without a report; only read the run."""
+    folder, runs = tmp_path_factory.mktemp("recommend"), dict[tuple[str, ...], Path]()
+
+    def make(*changes: str) -> Path:
+        if changes not in runs:
+            layers = set_layers([*TINY, f"data.path={tiny_folder}", *changes])
+            runs[changes] = folder / f"run-{len(runs)}"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys.modules[train.__module__], "write_run_report", lambda *_: None)
+                train(resolve(RecommendSettings, layers).settings, runs[changes])
+            torch.manual_seed(0)
+        return runs[changes]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def mmtk() -> Callable[..., Result]:
     def run(*arguments: Any) -> Result:
         return CliRunner().invoke(app, [str(a) for a in arguments])

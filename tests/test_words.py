@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("mmtoolkit", "commands", "configs", "tests", "benchmarks", "docs")
 WORDS = re.compile(
-    r"\b(told|tells?|anew|likewise|nobody|for want of|as it is|that (is|are) there|lies? (off|at)"
+    r"\b(told|tells?(?!\()|anew|likewise|nobody|for want of|as it is|that (is|are) there|lies? (off|at)"
     r"|stands? (at|in|as)|speaks? for|hands? over|one a line|mean nothing beyond|twelfth)\b",
     re.IGNORECASE,
 )

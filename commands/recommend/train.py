@@ -1,150 +1,118 @@
-"""`mmtk recommend train | eval`; the other commands of the group are in the modules beside this one."""
+"""`mmtk recommend train | eval | compare`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import options
-from ..options import (
-    Checkpoint,
-    Config,
-    Debug,
-    Device,
-    DryRun,
-    Json,
-    Output,
-    Quiet,
-    Resume,
-    Seed,
-    Set,
-    Verbose,
-)
-from ..output import print_dry_run, print_json, print_table, start_output
+from .. import options as opt
+from ..command import Answer, command, planned
+from ..output import Table
+from .options import Data, Split
 
 if TYPE_CHECKING:
-    from mmtoolkit.recommend.config import RecommendSettings
+    from mmtoolkit.recommend import TrainResult
 
-    from ..plan import Plan
+app = typer.Typer()
 
-app = typer.Typer(
-    no_args_is_help=True, help="Multimodal recommendation with a denoised item graph (IGDMRec)."
-)
-
-Data = Annotated[
-    Path | None,
+EvaluatedSplit = Annotated[Split, typer.Option(help="Which interactions to find.", rich_help_panel=opt.RUN)]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")]
+Metrics = Annotated[
+    list[str] | None,
     typer.Option(
-        metavar="FOLDER",
-        help="Data set folder, or `demo` for the embedded one.",
-        rich_help_panel=options.CONFIGURATION,
+        "--metric",
+        metavar="NAME",
+        help="Metric such as ndcg@10; may be repeated, the first one orders the rows.",
+        rich_help_panel=opt.RUN,
     ),
+]
+Comparison = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Write comparison.json, .md and .png there."),
 ]
 
 
-class Split(StrEnum):
-    """Splits to evaluate on."""
-
-    validation = "validation"
-    test = "test"
-
-
-@app.command("train", epilog="Example: mmtk recommend train -c igdmrec --data baby -o runs/baby")
+@command(app, "recommend train", example="mmtk recommend train -c igdmrec --data baby -o runs/baby")
 def train(
-    config: Config = None,
-    assignments: Set = None,
+    config: opt.Config = None,
+    assignments: opt.Set = None,
     data: Data = None,
-    seed: Seed = None,
-    device: Device = None,
-    resume: Resume = None,
-    dry_run: DryRun = False,
-    output: Output = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    resume: opt.Resume = None,
+    dry_run: opt.DryRun = False,
+    output: opt.Output = None,
+) -> Answer:
     """Train until validation stops improving, then test the best epoch once."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.recommend.config import RESUMABLE, RecommendSettings
+    from mmtoolkit.recommend import train as engine
+    from mmtoolkit.recommend.config import READ_BY, RESUMABLE, RecommendSettings
+    from mmtoolkit.recommend.train import describe_work
 
-    from ..plan import command_layers, plan_training
+    from ..plan import command_layers, plan_training, warn_of_idle_settings
 
     changes = command_layers(assignments, {"data.path": data, "seed": seed, "device": device})
     plan = plan_training("recommend", RecommendSettings, config, changes, resume, output, RESUMABLE)
-    _warn_of_idle_settings(plan)
+    warn_of_idle_settings(plan.resolved, READ_BY, "train")
     if dry_run:
-        from mmtoolkit.recommend.train import describe_work
-
-        facts = describe_work(plan.resolved.settings)
-        print_dry_run("recommend train", plan.run.path, facts, as_json=as_json)
-    else:
-        _train(plan, as_json=as_json)
+        return planned(plan.run.path, describe_work(plan.resolved.settings))
+    return _trained(plan.run.path, engine(plan.resolved.settings, plan.run, resume=plan.resume))
 
 
-def _warn_of_idle_settings(plan: "Plan[RecommendSettings]") -> None:
-    """Tell what was set by hand for a model that does not read it; files may be meant for several."""
-    from mmtoolkit.core.logging import logger
-    from mmtoolkit.recommend.config import idle_settings
-
-    kind, sources = plan.resolved.settings.model.kind, plan.resolved.sources
-    if idle := idle_settings(kind, [name for name, source in sources.items() if source == "--set"]):
-        logger.warning("--set %s: without effect, as model.kind is %s", ", ".join(idle), kind)
-
-
-def _train(plan: "Plan[RecommendSettings]", *, as_json: bool) -> None:
+def _trained(path: Path, result: "TrainResult") -> Answer:
     from mmtoolkit.recommend.report import graph_table, metric_table
-    from mmtoolkit.recommend.train import train as train_engine
 
-    result = train_engine(plan.resolved.settings, plan.run, resume=plan.resume)
-    path = plan.run.path
-    if as_json:
-        files = [str(path / name) for name in ("results.json", "report.html", "checkpoints/best")]
-        print_json(
-            "recommend train",
-            run=str(path),
-            epochs=result.epochs,
-            best_epoch=result.best_epoch,
-            metrics=result.test,
-            validation=result.validation,
-            graphs=result.graphs,
-            files=files,
-        )
-        return
+    content = {
+        "run": str(path),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "metrics": result.test,
+        "validation": result.validation,
+        "graphs": result.graphs,
+        "files": [str(path / name) for name in ("results.json", "report.html", "checkpoints/best")],
+    }
     title = f"Best epoch {result.best_epoch} of {result.epochs}, all items ranked"
-    scores = {"validation": result.validation, "test": result.test}
-    print_table(title, *metric_table(scores))
+    tables = [Table(title, *metric_table({"validation": result.validation, "test": result.test}))]
     if graphs := graph_table(result.graphs):
-        print_table("Item graphs against the true groups", *graphs)
-    typer.echo(f"report  {path / 'report.html'}")
+        tables.append(Table("Item graphs and the known groups", *graphs))
+    return Answer(content, [*tables, f"report  {path / 'report.html'}"])
 
 
-@app.command("eval", epilog="Example: mmtk recommend eval --checkpoint runs/baby")
+@command(app, "recommend eval", example="mmtk recommend eval --checkpoint runs/baby")
 def evaluate(
-    checkpoint: Checkpoint,
-    split: Annotated[
-        Split, typer.Option(help="Which interactions to find.", rich_help_panel=options.RUN)
-    ] = Split.test,
+    checkpoint: opt.Checkpoint,
+    split: EvaluatedSplit = Split.test,
     data: Data = None,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Rank all items for every user and score the lists: accuracy, variety, and groups."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.recommend.evaluation.beyond import judge
-    from mmtoolkit.recommend.load import load_model
-    from mmtoolkit.recommend.report import judgement_tables
+    device: opt.Device = None,
+) -> Answer:
+    """Rank all items for every user, and measure the lists: accuracy, variety, and groups."""
+    from mmtoolkit.recommend import evaluate as engine
+    from mmtoolkit.recommend import load
+    from mmtoolkit.recommend.report import evaluation_tables
 
-    model = load_model(checkpoint, data, device.value if device else "auto")
-    found = judge(model, split.value)
-    if as_json:
-        groups = {"users": found.users, "items": found.items}
-        print_json(
-            "recommend eval", run=str(checkpoint), split=split.value, metrics=found.metrics, groups=groups
-        )
-        return
-    for title, columns, rows in judgement_tables(found, split.value):
-        print_table(f"{model.data.name}: {title}", columns, rows)
+    model = load(checkpoint, data, device.value if device else "auto")
+    found = engine(model, split.value)
+    groups = {"users": found.users, "items": found.items}
+    content = {"run": str(checkpoint), "split": split.value, "metrics": found.metrics, "groups": groups}
+    tables = evaluation_tables(found).items()
+    return Answer(content, [Table(f"{model.data.name}: {title}", *table) for title, table in tables])
+
+
+@command(app, "recommend compare", example="mmtk recommend compare runs/recommend/* -o comparison")
+def compare(
+    runs: Runs,
+    split: Annotated[Split, typer.Option(help="Which users to compare on.")] = Split.test,
+    metrics: Metrics = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap samples of the users.", min=100)] = 2000,
+    output: Comparison = None,
+) -> Answer:
+    """Compare runs: means over seeds, and paired bootstrap over users."""
+    from rich.markup import escape
+
+    from mmtoolkit.recommend import compare as engine
+    from mmtoolkit.recommend.studies.plots import comparison_table, write_comparison
+
+    found = engine(runs, split.value, metrics or (), resamples)
+    files = [str(file) for file in write_comparison(found, output)] if output else []
+    title = f"{found.users:,} users of the {found.split} split; p by paired bootstrap against the best"
+    table = Table(title, *comparison_table(found, lambda cell: f"[bold]{cell}[/bold]", escape))
+    return Answer({**found.as_json(), "files": files}, [table, *files])

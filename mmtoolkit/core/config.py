@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -56,6 +56,12 @@ class Resolved(Generic[SettingsT]):
 
     settings: SettingsT
     sources: Mapping[str, str]
+
+    @classmethod
+    def given(cls, settings: SettingsT) -> Self:
+        """Return settings that Python code built, which is then the source of every value."""
+        names = (name for name, _ in flatten(settings.model_dump(mode="json")))
+        return cls(settings, dict.fromkeys(names, "Python"))
 
     def to_yaml(self) -> str:
         """Write every setting as YAML that can be fed back, with its source as a comment."""

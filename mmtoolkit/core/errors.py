@@ -40,8 +40,8 @@ class DivergenceError(RunError):
 class StoppedError(ToolkitError):
     """A signal ended the run after a checkpoint was written."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        """Keep the exit code of the signal, 128 plus its number."""
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        """Keep the exit code of the signal, 128 plus its number (a default, or it could not be pickled)."""
         super().__init__(message)
         self.exit_code = exit_code
 

@@ -25,9 +25,9 @@ from mmtoolkit.distill.evaluate import (
     make_bench,
     teacher_table,
 )
+from mmtoolkit.distill.load import Student, load_student
 from mmtoolkit.distill.sampling.generate import save_grid
 from mmtoolkit.distill.train import train
-from mmtoolkit.distill.training.setup import Training, restore, set_up
 from mmtoolkit.distill.training.targets import RULES
 
 Table = tuple[list[str], list[list[str]]]
@@ -101,9 +101,9 @@ def compare(
     teacher: dict[float, dict[str, float]] = {}
     run.start()
     for entry in entries:
-        training = _open(entry)
-        bench = bench or make_bench(training, run.path / FEATURES_FILE)
-        found = judge(training, bench)
+        student = _open(entry)
+        bench = bench or make_bench(student, run.path / FEATURES_FILE)
+        found = judge(student, bench)
         seed = entry.settings.seed
         scores[entry.rule][seed], teacher = found.cells, found.teacher
         pictures = torch.cat(list(found.pictures.values()))
@@ -131,15 +131,12 @@ def _taken(text: str, asked: DistillSettings) -> Entry:
     return Entry(rule, own.model_copy(update=judged), run, taken=True)
 
 
-def _open(entry: Entry) -> Training:
+def _open(entry: Entry) -> Student:
     """Load a student; those of the comparison itself are trained or finished where they are not."""
     if not entry.taken and not entry.run.results_path.is_file():
         logger.info("training %s with seed %d", entry.rule, entry.settings.seed)
         train(entry.settings, entry.run, resume=(entry.run.checkpoints / LAST).exists())
-    student = RunDirectory.open(entry.run.path)
-    training = set_up(entry.settings, student)
-    restore(training, student)
-    return training
+    return load_student(entry.settings, entry.run.path)
 
 
 def _entry(resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int) -> Entry:

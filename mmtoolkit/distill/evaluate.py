@@ -3,20 +3,19 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmtoolkit.core.config import Layer, config_layer, flatten, resolve
+from mmtoolkit.core.config import Layer, flatten
 from mmtoolkit.core.errors import ConfigError, UsageError
 from mmtoolkit.core.fields import DeviceName
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.distill.config import DistillSettings, EvaluateSettings
+from mmtoolkit.distill.config import EvaluateSettings
 from mmtoolkit.distill.evaluation.clip import Clip, clip_score
 from mmtoolkit.distill.evaluation.features import Extractor, extract_all, load_features
 from mmtoolkit.distill.evaluation.metrics import (
@@ -25,9 +24,9 @@ from mmtoolkit.distill.evaluation.metrics import (
     precision_recall,
     trajectory_error,
 )
-from mmtoolkit.distill.models.denoiser import Condition, autocast, move, swapped
+from mmtoolkit.distill.load import Student, load
+from mmtoolkit.distill.models.denoiser import Condition, autocast, move
 from mmtoolkit.distill.sampling.generate import in_parts, student_samples, teacher_samples
-from mmtoolkit.distill.training.setup import Training, restore, set_up
 from mmtoolkit.distill.training.steps import step_generator
 
 FEATURES_FILE = "features.safetensors"
@@ -101,38 +100,34 @@ def evaluate(checkpoint: Path, changes: Sequence[Layer] = (), device: DeviceName
     """Judge the student of a run.
 
     Args:
-        checkpoint: folder of a run of `distill train`.
-        changes: of the run's `evaluate` settings.
-        device: where to compute, if not as the run did.
+        checkpoint: folder of a run of `distill train`, or of one of its checkpoints.
+        changes: changes of the run's `evaluate` settings.
+        device: where to compute; None: as the run did.
 
     Raises:
-        CheckpointError: if there is no such run, or its base is gone.
+        CheckpointError: if there is no such run, or its base is missing.
         UsageError: if another setting is to change.
     """
-    run = RunDirectory.open(checkpoint)
     if others := [name for layer in changes for name, _ in flatten(layer.values) if not _judges(name)]:
         raise UsageError(f"{others[0]}: only evaluate.* can change after training")
-    layers = [config_layer("distill", str(run.config_path)), *changes]
-    if device:
-        layers.append(Layer("--device", {"device": device}))
-    training = set_up(resolve(DistillSettings, layers).settings, run)
-    restore(training, run)
-    return judge(training, make_bench(training, run.path / FEATURES_FILE))
+    student = load(checkpoint, device, changes=changes)
+    run, _ = RunDirectory.locate(checkpoint)
+    return judge(student, make_bench(student, run.path / FEATURES_FILE))
 
 
 def _judges(name: str) -> bool:
     return name.startswith("evaluate.")
 
 
-def make_bench(training: Training, features: Path) -> Bench:
+def make_bench(student: Student, features: Path) -> Bench:
     """Draw the teacher's samples that students of one base, data set and w are judged by.
 
     Args:
-        training: any student of that teacher.
+        student: any student of that teacher.
         features: file in which learned features are kept.
     """
-    settings = training.settings.evaluate
-    examples, denoiser, device = training.examples, training.denoiser, training.device
+    settings = student.settings.evaluate
+    examples, denoiser, device = student.examples, student.denoiser, student.device
     rows = torch.linspace(0, len(examples) - 1, settings.samples).long()
     clean, condition = examples.batch(rows)
     extractor = load_features(settings.features, examples, features, device)
@@ -140,17 +135,17 @@ def make_bench(training: Training, features: Path) -> Bench:
     generator = step_generator(settings.seed, 0, torch.device("cpu"))
     noise = torch.randn((settings.samples, *denoiser.shape), generator=generator).to(device)
     condition = move(condition, device)
-    strength = 1 + training.settings.targets.guidance
+    strength = 1 + student.settings.targets.guidance
     teacher = {}
-    with denoiser.teacher(), autocast(device, training.settings.precision):
+    with denoiser.teacher(), autocast(device, student.settings.precision):
         for multiple in settings.guidance:
             guidance = multiple * strength
             logger.info("drawing %d pictures with the teacher, guidance %g", settings.samples, guidance)
             parts = in_parts(condition, noise, settings.batch_size)
             drawn = [teacher_samples(denoiser, *part, guidance=guidance) for part in parts]
             teacher[guidance] = torch.cat(drawn)
-    found = {guidance: _features(training, extractor, samples) for guidance, samples in teacher.items()}
-    real = _features(training, extractor, clean.to(device))
+    found = {guidance: _features(student, extractor, samples) for guidance, samples in teacher.items()}
+    real = _features(student, extractor, clean.to(device))
     return Bench(settings, condition, noise, extractor, real, teacher, found, clip, texts)
 
 
@@ -172,66 +167,59 @@ def _clip_of(
     return clip, clip.texts(texts)
 
 
-def _pictures(training: Training, samples: Tensor) -> Iterator[Tensor]:
+def _pictures(student: Student, samples: Tensor) -> Iterator[Tensor]:
     with torch.no_grad():
-        for part in samples.split(training.settings.evaluate.batch_size):
-            yield training.denoiser.decode(part)
+        for part in samples.split(student.settings.evaluate.batch_size):
+            yield student.denoiser.decode(part)
 
 
-def _features(training: Training, extractor: Extractor, samples: Tensor) -> Tensor:
-    return torch.cat([extract_all(extractor, part) for part in _pictures(training, samples)])
+def _features(student: Student, extractor: Extractor, samples: Tensor) -> Tensor:
+    return torch.cat([extract_all(extractor, part) for part in _pictures(student, samples)])
 
 
-def _clip_score(training: Training, bench: Bench, samples: Tensor) -> dict[str, float]:
+def _clip_score(student: Student, bench: Bench, samples: Tensor) -> dict[str, float]:
     if bench.clip is None or bench.texts is None:
         return {}
-    pictures = torch.cat([bench.clip.pictures(part) for part in _pictures(training, samples)])
+    pictures = torch.cat([bench.clip.pictures(part) for part in _pictures(student, samples)])
     return {"clip_score": clip_score(pictures, bench.texts)}
 
 
-def judge(training: Training, bench: Bench) -> Evaluation:
-    """Measure the averaged student of a training at every setting of the bench."""
-    settings, strength = bench.settings, 1 + training.settings.targets.guidance
+def judge(student: Student, bench: Bench) -> Evaluation:
+    """Measure a student at every setting of the bench."""
+    settings, strength = bench.settings, 1 + student.settings.targets.guidance
     pictures = {f"teacher, guidance {g:g}": samples[:SHOWN] for g, samples in bench.teacher.items()}
     choices = list(itertools.product(settings.guidance, settings.eta, settings.steps))
     cells = []
-    with averaged(training), progress_bar("judging", len(choices)) as advance:
+    precision = autocast(student.device, student.settings.precision)
+    with precision, progress_bar("judging", len(choices)) as advance:
         for multiple, eta, steps in choices:
-            samples, seconds = _draw(training, bench, steps, eta, multiple)
+            samples, seconds = _draw(student, bench, steps, eta, multiple)
             guidance = multiple * strength
-            metrics = _measure(training, bench, samples, guidance) | {"seconds_picture": seconds}
+            metrics = _measure(student, bench, samples, guidance) | {"seconds_picture": seconds}
             cells.append(Cell(steps, eta, guidance, metrics))
             if eta == 0:
                 pictures[f"{steps} steps, guidance {guidance:g}"] = samples[:SHOWN]
             advance(f"{steps} steps, fid {metrics['fid']:.3f}")
     teacher = {
-        g: _against_data(bench, bench.features[g]) | _clip_score(training, bench, samples)
+        g: _against_data(bench, bench.features[g]) | _clip_score(student, bench, samples)
         for g, samples in bench.teacher.items()
     }
     with torch.no_grad():
-        decoded = {title: training.denoiser.decode(samples) for title, samples in pictures.items()}
+        decoded = {title: student.denoiser.decode(samples) for title, samples in pictures.items()}
     return Evaluation(cells, teacher, decoded)
 
 
-@contextmanager
-def averaged(training: Training) -> Iterator[None]:
-    """Use the averaged weights and the run's precision while the context is open."""
-    precision = autocast(training.device, training.settings.precision)
-    with swapped(training.parameters, training.average.values), precision:
-        yield
-
-
-def _draw(training: Training, bench: Bench, steps: int, eta: float, guidance: float) -> tuple[Tensor, float]:
+def _draw(student: Student, bench: Bench, steps: int, eta: float, guidance: float) -> tuple[Tensor, float]:
     """Draw with the student; returns the samples and the seconds a picture."""
     generator = step_generator(bench.settings.seed, 1, torch.device("cpu"))
     start = time.perf_counter()
     drawn = [
         student_samples(
-            training.denoiser,
+            student.denoiser,
             condition,
             noise,
             steps=steps,
-            training_steps=training.settings.targets.training_steps,
+            training_steps=student.settings.targets.training_steps,
             guidance=guidance,
             eta=eta,
             damped=bench.settings.damped,
@@ -245,14 +233,14 @@ def _draw(training: Training, bench: Bench, steps: int, eta: float, guidance: fl
     return samples, (time.perf_counter() - start) / len(samples)
 
 
-def _measure(training: Training, bench: Bench, samples: Tensor, guidance: float) -> dict[str, float]:
-    features = _features(training, bench.extractor, samples)
+def _measure(student: Student, bench: Bench, samples: Tensor, guidance: float) -> dict[str, float]:
+    features = _features(student, bench.extractor, samples)
     return {
         "fid": frechet_distance(features, bench.features[guidance]),
         "kid": kernel_distance(features, bench.features[guidance]),
         "trajectory_error": trajectory_error(samples, bench.teacher[guidance]),
         **_against_data(bench, features),
-        **_clip_score(training, bench, samples),
+        **_clip_score(student, bench, samples),
     }
 
 
@@ -293,5 +281,5 @@ def flat_metrics(found: Evaluation) -> dict[str, float]:
 
 def flat_cell(cell: Cell) -> dict[str, float]:
     """Name the numbers of a cell."""
-    place = f"{cell.steps},eta={cell.eta:g},guidance={cell.guidance:g}"
-    return {f"{name}@{place}": value for name, value in cell.metrics.items()}
+    setting = f"{cell.steps},eta={cell.eta:g},guidance={cell.guidance:g}"
+    return {f"{name}@{setting}": value for name, value in cell.metrics.items()}

@@ -1,4 +1,4 @@
-"""Draw pictures with a student: of the pixel family as it is, of the others in a stock Diffusers pipeline."""
+"""Draw pictures with a student: a pixel student directly, others in a stock Diffusers pipeline."""
 
 import functools
 import json
@@ -100,7 +100,7 @@ def sample(
             `owner/name/file.safetensors`).
         texts: prompts, captions or classes; a pixel student has some of its own.
         settings: how to draw.
-        base: the base model, where it is not the run's.
+        base: the base model, if it is not the run's.
         family: of the base, for a LoRA file.
         layout: for a base in a single file, see :class:`~mmtoolkit.distill.config.ModelSettings`.
         device: where to compute.
@@ -111,7 +111,7 @@ def sample(
     """
     settings = settings or SampleSettings()
     if settings.count < 1 or settings.steps < 1 or not 0 <= settings.eta <= 1:
-        raise UsageError("--count and --steps must be at least 1, --eta must lie in [0, 1]")
+        raise UsageError("`count` and `steps` must be at least 1, `eta` must be in [0, 1]")
     if family in (None, "pixel") and _is_pixel(checkpoint):
         return _sample_pixel(checkpoint, base, texts, settings, resolve_device(cast("DeviceName", device)))
     return _sample_latent(
@@ -120,7 +120,7 @@ def sample(
 
 
 def _is_pixel(checkpoint: str) -> bool:
-    """Tell a pixel student from a run or LoRA of a latent family."""
+    """Return whether a checkpoint is a pixel student, not a run or LoRA of a latent family."""
     path = Path(checkpoint)
     if checkpoint == SHAPES:
         return True
@@ -142,7 +142,7 @@ def _sample_pixel(
     from mmtoolkit.distill.models.pixel import load_pixel_student
 
     if settings.lora_scale is not None:
-        raise UsageError(f"--lora-scale: {checkpoint} is a pixel student, which states its own; leave it out")
+        raise UsageError(f"`lora_scale`: {checkpoint} is a pixel student, which has its own; leave it out")
     denoiser, targets = load_pixel_student(checkpoint, base, device)
     _check_steps(settings.steps, targets.training_steps)
     texts = list(texts) or _own_texts(denoiser.spec.kind, denoiser.spec.words, checkpoint, settings)
@@ -172,7 +172,7 @@ def _sample_pixel(
 
 def _check_steps(steps: int, training_steps: int) -> None:
     if steps > training_steps:
-        raise UsageError(f"--steps {steps}: this student knows {training_steps} at most")
+        raise UsageError(f"`steps` {steps}: this student was trained for {training_steps} at most")
 
 
 def _noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
@@ -187,11 +187,11 @@ def _own_texts(kind: str, words: Sequence[str], checkpoint: str, settings: Sampl
         return list(words)
     if checkpoint == SHAPES or {"circle", "square", "purple"} <= set(words):
         return make_shapes(settings.count, seed=10_000 + settings.seed)[1]
-    raise UsageError(f"{checkpoint}: says nothing of its own; name captions with --prompt")
+    raise UsageError(f"{checkpoint}: has no captions of its own; name some with `prompt`")
 
 
 def _student_scale(targets: TargetSettings, settings: SampleSettings) -> float:
-    """Convert the guidance, and say where a student cannot follow."""
+    """Convert the guidance, and warn if the student cannot follow."""
     if settings.guidance is None:
         return 1.0
     scale = student_guidance(settings.guidance, targets.guidance)
@@ -220,16 +220,19 @@ def _sample_latent(
     from mmtoolkit.distill.export import open_student, student_network
 
     path = Path(checkpoint)
-    if not path.exists() and not _HUB_ID.fullmatch(checkpoint):
+    if not path.exists() and (path.parts[0] == "runs" or not _HUB_ID.fullmatch(checkpoint)):
         raise CheckpointError(f"{checkpoint}: no such run or file, and not a hub id")
     if not texts:
-        raise UsageError("say what to draw with --prompt or --prompts")
+        raise UsageError("nothing to draw; name it with `prompt` or `prompts`")
     local = path if path.exists() else fetch_lora(checkpoint)
     student = open_student(local, base, family, layout, settings.lora_scale)
     targets = _stated_targets(student.facts, checkpoint)
     _check_steps(settings.steps, targets.training_steps)
     if not student.facts and settings.guidance is not None:
-        logger.warning("%s does not say its guidance strength; --guidance is the student's own", checkpoint)
+        logger.warning(
+            "%s does not state its guidance strength; guidance is taken in the student's own units",
+            checkpoint,
+        )
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     pipeline = student.source.pipeline(student_network(student, dtype)).to(device)
     pipeline.scheduler = _scheduler(pipeline, student.source.family.flow, targets, settings)
@@ -249,7 +252,7 @@ def _sample_latent(
 
 
 def _stated_targets(facts: Mapping[str, Any], checkpoint: str) -> TargetSettings:
-    """Take over what a LoRA's file says of its training; one that says nothing has no guidance built in."""
+    """Read the training facts of a LoRA file; without any, no guidance is assumed to be built in."""
     names = {"guidance": 0.0, "drop": 0.2, "training_steps": 250}
     try:
         return TargetSettings.model_validate({name: facts.get(name, usual) for name, usual in names.items()})
@@ -324,7 +327,7 @@ def _only_lora(hub_id: str, files: Sequence[str]) -> str:
 
 
 def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """Join prompts with those of a file, one a line.
+    """Join prompts with those of a file, one per line.
 
     Raises:
         UsageError: if the file cannot be read or is empty.
@@ -334,9 +337,9 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts {file}: cannot be read: {error}") from None
+        raise UsageError(f"`prompts` {file}: cannot be read: {error}") from None
     if not any(lines):
-        raise UsageError(f"--prompts {file}: holds no prompt; write one a line")
+        raise UsageError(f"`prompts` {file}: holds no prompt; write one per line")
     return [*prompts, *filter(None, lines)]
 
 
@@ -350,7 +353,7 @@ def write_samples(samples: Samples, folder: Path, *, grid: bool = True) -> list[
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {folder}: cannot be made: {error.strerror}") from None
+        raise UsageError(f"`output` {folder}: cannot be made: {error.strerror}") from None
     written = []
     for index, (image, text) in enumerate(zip(samples.images, samples.texts, strict=True)):
         path = folder / f"{index:04d}.png"

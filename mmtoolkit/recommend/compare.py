@@ -1,4 +1,7 @@
-"""Compare runs on one data set: means and deviations over seeds, and paired bootstrap over users."""
+"""Compare runs on one data set: the function behind `mmtk recommend compare`.
+
+Means and standard deviations over seeds, and a paired bootstrap over users.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +20,14 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import BEST, RunDirectory
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.evaluation.metrics import SplitName, score_users
-from mmtoolkit.recommend.load import load_model
+from mmtoolkit.recommend.load import load
 
 METRICS = ("recall@20", "ndcg@20", "recall@10", "ndcg@10")
-"""Metrics of a comparison, unless others are asked for."""
+"""Default metrics of a comparison."""
 SAME_MODEL = ("seed", "device", "data.path", "train.checkpoint_every")
 """Settings in which runs of one group may differ."""
 BLOCK_RESAMPLES = 200
+"""Bootstrap samples that are drawn at once."""
 
 FloatArray = NDArray[np.float64]
 
@@ -34,7 +38,7 @@ class ScoredRun:
 
     Attributes:
         path: the run's folder.
-        settings: flat, by dotted name, without what is the same model.
+        settings: by dotted name, without :data:`SAME_MODEL`.
         data: fingerprint of the interactions.
         users: ids of the users, `(users,)`.
         scores: metrics by name.
@@ -52,10 +56,10 @@ class Group:
     """Runs that differ in their seed alone.
 
     Attributes:
-        label: name of the model and the settings that set it apart.
+        label: name of the model, and the settings in which it differs from other groups.
         runs: their folders.
         mean: metrics averaged over users and runs.
-        deviation: over the runs; None for a single one.
+        deviation: standard deviation over the runs; None for a single run.
         interval: 95 % bootstrap interval of each mean over users.
     """
 
@@ -76,7 +80,7 @@ class Pair:
         metric: its name.
         difference: of the means, at least 0.
         interval: 95 % bootstrap interval of the difference.
-        p_value: two-sided, of no difference.
+        p_value: two-sided, for no difference.
     """
 
     better: str
@@ -89,7 +93,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups, the best first by the first metric, and every pair of them."""
+    """Groups of runs and all pairs of groups.
+
+    Attributes:
+        split: on which the runs are compared.
+        users: number of users.
+        metrics: their names.
+        groups: the best first, by the first metric.
+        pairs: each pair of groups and metric.
+    """
 
     split: str
     users: int
@@ -112,20 +124,20 @@ def compare(
 ) -> Comparison:
     """Compare runs on the users of a split.
 
-    Runs that differ in their seed alone form a group, and a user's score is then the mean over its
-    runs. The bootstrap draws users (Efron and Tibshirani 1993, ch. 16), the same ones for every group:
-    it covers the choice of users; the deviation over seeds covers training.
+    Runs that differ only in their seed form a group, and the score of a user is the mean over its runs. The
+    bootstrap draws the same users for every group (Efron and Tibshirani 1993, ch. 16). Its interval covers
+    the choice of users; the deviation over seeds covers training.
 
     Args:
         runs: folders of at least two finished runs.
         split: `validation` or `test`.
-        metrics: names such as `recall@20`, the first one orders the groups; none: :data:`METRICS`.
-        resamples: bootstrap samples.
+        metrics: names such as `recall@20`; the first one orders the groups; default: :data:`METRICS`.
+        resamples: number of bootstrap samples.
         seed: of the resampling.
-        labels: name of the group of each run; without, runs are grouped by their settings.
+        labels: name of the group of each run; default: runs are grouped by their settings.
 
     Raises:
-        UsageError: if the runs do not belong together or lack a metric.
+        UsageError: if the runs have different data or settings of evaluation, or lack a metric.
         CheckpointError: if a folder holds no run.
     """
     scored = [score_run(path, split) for path in dict.fromkeys(runs)]
@@ -138,8 +150,8 @@ def compare(
     )
     means = bootstrap_means(values, resamples, seed)
     described = [
-        _describe_group(label, group, names, means[:, place])
-        for place, (label, group) in enumerate(groups.items())
+        _describe_group(label, group, names, means[:, index])
+        for index, (label, group) in enumerate(groups.items())
     ]
     order = sorted(range(len(groups)), key=lambda g: -values[g, 0].mean())
     pairs = [
@@ -151,7 +163,7 @@ def compare(
 
 
 def score_run(path: Path, split: SplitName) -> ScoredRun:
-    """Read each user's metrics of a run, or rank again where a run has not kept them."""
+    """Read each user's metrics of a run, or rank again if the run has no file of them."""
     run = RunDirectory.open(path)
     checkpoint = run.checkpoint(BEST)
     settings = resolve(RecommendSettings, [config_layer("recommend", str(run.config_path))]).settings
@@ -160,10 +172,10 @@ def score_run(path: Path, split: SplitName) -> ScoredRun:
         try:
             scores = {name: values.astype(np.float64) for name, values in read_npz(stored).items()}
         except ValueError:
-            raise CheckpointError(f"{stored}: damaged; delete it, and the run is ranked again") from None
+            raise CheckpointError(f"{stored}: damaged; delete it, and the split is ranked again") from None
     else:
-        logger.info("%s: ranks the %s split again", path, split)
-        model = load_model(path)
+        logger.info("%s: ranking the %s split again", path, split)
+        model = load(path)
         scores = score_users(model.scores, model.data, split, settings.evaluate)
     users = scores.pop("user").astype(np.int64)
     flat = {k: v for k, v in flatten(settings.model_dump(mode="json")) if k not in SAME_MODEL}
@@ -188,7 +200,7 @@ def _common_metrics(runs: Sequence[ScoredRun], wanted: Sequence[str]) -> list[st
     common = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     for name in wanted:
         if name not in common:
-            raise UsageError(f"--metric {name}: not measured by every run; they share {', '.join(common)}")
+            raise UsageError(f"`metric` {name}: not measured by every run; they share {', '.join(common)}")
     names = list(wanted) or [name for name in METRICS if name in common]
     return names or common[:4]
 
@@ -196,7 +208,7 @@ def _common_metrics(runs: Sequence[ScoredRun], wanted: Sequence[str]) -> list[st
 def group_runs(
     runs: Sequence[ScoredRun], labels: Mapping[Path, str] | None = None
 ) -> dict[str, list[ScoredRun]]:
-    """Put runs together that differ in their seed alone, by a label that tells the groups apart."""
+    """Group runs that differ only in their seed, by a label that is unique to the group."""
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         key = labels[run.path] if labels else repr(sorted(run.settings.items()))
@@ -205,21 +217,21 @@ def group_runs(
 
 
 def _label(run: ScoredRun, groups: Iterable[Sequence[ScoredRun]]) -> str:
-    """Name a group by its model and, where several groups share that, by the settings that differ."""
+    """Name a group by its model and, if several groups have that model, by the settings that differ."""
     kind = run.settings["model.kind"]
     same = [group[0].settings for group in groups if group[0].settings["model.kind"] == kind]
     return f"{kind} ({_differences(run.settings, same)})" if len(same) > 1 else str(kind)
 
 
 def _differences(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Name the settings, with their values, that not all groups of a model share."""
+    """List the settings, with their values, in which the groups of a model differ."""
     names = sorted({name for other in others for name in other})
     varied = [n for n in names if len({repr(other.get(n)) for other in others}) > 1]
     return ", ".join(f"{name}={settings[name]}" for name in varied if name in settings)
 
 
 def bootstrap_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Average over users drawn with replacement, the same draws for everything.
+    """Average over users drawn with replacement, with the same draws for all groups and metrics.
 
     Args:
         values: `(groups, metrics, users)`.
@@ -235,6 +247,7 @@ def bootstrap_means(values: FloatArray, resamples: int, seed: int) -> FloatArray
     parts = []
     for start in range(0, resamples, BLOCK_RESAMPLES):
         block = min(BLOCK_RESAMPLES, resamples - start)
+        # a draw with replacement is a count per user, so that one product averages all groups and metrics
         drawn = rng.integers(0, users, (block, users)) + users * np.arange(block)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=block * users).reshape(block, users)
         parts.append(counts.astype(np.float64) @ flat / users)
@@ -253,7 +266,7 @@ def _describe_group(label: str, runs: Sequence[ScoredRun], names: Sequence[str],
         [str(run.path) for run in runs],
         {name: float(values.mean()) for name, values in by_run.items()},
         {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in by_run.items()},
-        {name: _interval(means[:, place]) for place, name in enumerate(names)},
+        {name: _interval(means[:, index]) for index, name in enumerate(names)},
     )
 
 

@@ -96,7 +96,7 @@ def test_interrupt_exits_130(mmtk, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mmtoolkit.recommend.train.train", interrupted)
+    monkeypatch.setattr(sys.modules["mmtoolkit.recommend.train"], "train", interrupted)
     result = mmtk("recommend", "train", "--data", "demo")
     assert result.exit_code == 130
     assert "--resume" in result.stderr

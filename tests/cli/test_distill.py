@@ -1,4 +1,5 @@
 import json
+import sys
 import warnings
 from typing import get_args
 
@@ -210,7 +211,7 @@ def test_dry_run_writes_nothing(runs, npz, mmtk, tmp_path):
     [
         (["--prompt", "a red hexagon"], "never read 'hexagon'"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: cannot be read"),
-        (["--steps", "300", "--prompt", "a red star"], "knows 250 at most"),
+        (["--steps", "300", "--prompt", "a red star"], "was trained for 250 at most"),
         (["--checkpoint", "nowhere"], "nowhere: no such run or file"),
         (["--lora-scale", "0.5", "--prompt", "a red star"], "is a pixel student, which states its own"),
         (["--base", "nowhere", "--prompt", "a red star"], "nowhere: no such teacher"),
@@ -227,7 +228,9 @@ def test_bad_sample_arguments(runs, mmtk, arguments, expected, tmp_path):
 
 
 def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmtoolkit.distill.sample.sample", lambda *_, **__: pytest.fail("it was drawn"))
+    monkeypatch.setattr(
+        sys.modules["mmtoolkit.distill.sample"], "sample", lambda *_, **__: pytest.fail("it was drawn")
+    )
     (tmp_path / "x").write_text("")
     refused = mmtk("distill", "sample", "-o", tmp_path)
     assert refused.exit_code == 2
@@ -235,9 +238,11 @@ def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_p
 
 
 def test_the_command_line_offers_what_the_engine_knows():
-    from mmtoolkit.commands.distill import ExportFormat, ExportPrecision, FamilyName
+    from mmtoolkit.commands.distill.options import ExportFormat, ExportPrecision, FamilyName
 
-    from mmtoolkit.distill import config, export
+    from mmtoolkit.distill.config import ModelSettings
+    from mmtoolkit.distill.export import Format, Precision
 
+    families = get_args(ModelSettings.model_fields["family"].annotation)
     offered = [get_args(choices) for choices in (FamilyName, ExportFormat, ExportPrecision)]
-    assert offered == [config.FAMILIES, get_args(export.Format), get_args(export.Precision)]
+    assert offered == [families, get_args(Format), get_args(Precision)]

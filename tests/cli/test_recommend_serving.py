@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,16 +12,25 @@ import pytest
 SMALL = ["-c", "tiny", "-s", "graph.co_occurrence_threshold=2", "-s", "diffusion.batch_size=32", "-q"]
 
 
-@pytest.fixture
-def run(mmtk, data_folder, tmp_path, monkeypatch):
-    """A run on the tiny data set, whose shop calls users u0... and items i0..."""
-    monkeypatch.setattr("mmtoolkit.recommend.train.write_run_report", lambda *_: None)
+@pytest.fixture(scope="module")
+def named_folder(tiny_folder, tmp_path_factory):
+    """The tiny data set of a shop that calls users u0... and items i0..."""
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("shop") / "tiny")
     for name, count in (("u", 80), ("i", 60)):
         lines = [f"{name}_id\tID", *(f"{name}{n}\t{n}" for n in range(count))]
-        (data_folder / f"{name}_id_mapping.csv").write_text("\n".join(lines) + "\n")
-    result = mmtk("recommend", "train", *SMALL, "--data", data_folder, "-o", tmp_path / "run")
+        (folder / f"{name}_id_mapping.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(mmtk, named_folder, tmp_path_factory):
+    """A run on that data set; tests only read it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["mmtoolkit.recommend.train"], "write_run_report", lambda *_: None)
+        result = mmtk("recommend", "train", *SMALL, "--data", named_folder, "-o", run)
     assert result.exit_code == 0, result.output
-    return tmp_path / "run"
+    return run
 
 
 def rows_of(text):
@@ -47,7 +58,7 @@ def test_all_users_in_the_three_formats(run, mmtk, tmp_path):
     assert records[7]["user"] == "u7"
 
 
-def test_numbers_instead_of_the_shops_ids(run, mmtk):
+def test_numbers_instead_of_ids(run, mmtk):
     named = mmtk("recommend", "predict", "--checkpoint", run, "--users", "u5", "-q").stdout
     numbered = mmtk("recommend", "predict", "--checkpoint", run, "--users", "5", "--numbers", "-q").stdout
     assert [row["item"] for row in rows_of(named)] == ["i" + row["item"] for row in rows_of(numbered)]
@@ -57,7 +68,7 @@ def test_explanations_as_text_and_json_lines(run, mmtk, tmp_path):
     arguments = ["recommend", "predict", "--checkpoint", run, "--users", "u5", "--top-k", "2", "-q"]
     text = mmtk(*arguments, "--explain").stdout
     assert text.startswith("u5\n  1. i")
-    for words in ("by what the user has", "the rest of the history", "by what the item is near to", "buyers"):
+    for words in ("from the items of the user", "the rest of the history", "from the neighbours", "buyers"):
         assert text.count(words) == 2
     result = mmtk(*arguments, "--explain", "-o", tmp_path / "why.jsonl")
     assert result.exit_code == 0, result.output
@@ -101,23 +112,19 @@ def test_new_users(run, mmtk, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["igdmrec", "bpr-mf", "ease"])
-def test_new_users_are_ranked_in_blocks_that_fit_and_fitted_once(
-    kind, mmtk, data_folder, tmp_path, monkeypatch
+def test_new_users_are_fitted_once_and_ranked_in_blocks(
+    kind, mmtk, trained_run, tmp_path, monkeypatch
 ):
-    from mmtoolkit.recommend.serving import newcomers
-
-    run, file = tmp_path / "run", tmp_path / "new.csv"
-    monkeypatch.setattr("mmtoolkit.recommend.train.write_run_report", lambda *_: None)
-    result = mmtk("recommend", "train", *SMALL, "-s", f"model.kind={kind}", "--data", data_folder, "-o", run)
-    assert result.exit_code == 0, result.output
+    new_users = sys.modules["mmtoolkit.recommend.serving.new_users"]
+    run, file = trained_run(f"model.kind={kind}"), tmp_path / "new.csv"
     file.write_text("user,item\n" + "".join(f"new{n},{n}\nnew{n},{3 * n + 7}\n" for n in range(5)))
     arguments = ["recommend", "new-users", "--checkpoint", run, "--interactions", file, "-q"]
     at_once = rows_of(mmtk(*arguments).stdout)
     assert len(at_once) == 5 * 20
     fits, blocks = [], []
-    fold, rank = newcomers.fold_in_users, newcomers.ranked
-    monkeypatch.setattr(newcomers, "fold_in_users", lambda *given: fits.append(1) or fold(*given))
-    monkeypatch.setattr(newcomers, "ranked", lambda keys, *r: blocks.append(len(keys)) or rank(keys, *r))
+    fold, rank = new_users.fold_in_users, new_users.ranked
+    monkeypatch.setattr(new_users, "fold_in_users", lambda *given: fits.append(1) or fold(*given))
+    monkeypatch.setattr(new_users, "ranked", lambda keys, *r: blocks.append(len(keys)) or rank(keys, *r))
     monkeypatch.setattr("mmtoolkit.recommend.evaluation.metrics.RANKED_ENTRIES", 2 * 60 + 1)
     in_blocks = rows_of(mmtk(*arguments).stdout)
     assert blocks == [2, 2, 1]
@@ -125,9 +132,9 @@ def test_new_users_are_ranked_in_blocks_that_fit_and_fitted_once(
     assert [row["item"] for row in in_blocks] == [row["item"] for row in at_once]
 
 
-def test_new_items_from_ready_features(run, mmtk, data_folder, tmp_path):
+def test_new_items_from_features(run, mmtk, named_folder, tmp_path):
     for name in ("text", "image"):
-        np.save(tmp_path / f"{name}.npy", np.load(data_folder / f"{name}_feat.npy")[:2])
+        np.save(tmp_path / f"{name}.npy", np.load(named_folder / f"{name}_feat.npy")[:2])
     features = [
         part for name in ("text", "image") for part in ("--features", f"{name}={tmp_path / name}.npy")
     ]
@@ -187,6 +194,7 @@ BAD = {
 
 def test_bad_arguments_are_one_line_and_exit_2(run, mmtk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     for kind, (arguments, expected) in BAD.items():
         result = mmtk("recommend", arguments[0], "--checkpoint", run, "-q", *arguments[1:])
         assert result.exit_code == 2, (kind, result.output)
@@ -195,7 +203,7 @@ def test_bad_arguments_are_one_line_and_exit_2(run, mmtk, tmp_path, monkeypatch)
         assert result.stdout == "", kind
 
 
-def test_histories_of_nothing_known(run, mmtk, tmp_path):
+def test_new_users_with_only_unknown_items(run, mmtk, tmp_path):
     (tmp_path / "new.jsonl").write_text('{"user": "a", "item": "zz"}\n')
     result = mmtk("recommend", "new-users", "--checkpoint", run, "--interactions", tmp_path / "new.jsonl")
     assert result.exit_code == 2
@@ -210,10 +218,10 @@ def test_histories_of_nothing_known(run, mmtk, tmp_path):
         ("popularity", ["predict", "--explain"], "--explain: the scores of popularity are no sums"),
     ],
 )
-def test_peers_say_what_they_lack(kind, command, expected, mmtk, data_folder, tmp_path, monkeypatch):
+def test_peers_report_what_they_lack(kind, command, expected, mmtk, trained_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    mmtk("recommend", "train", *SMALL, "-s", f"model.kind={kind}", "--data", data_folder, "-o", "peer")
-    result = mmtk("recommend", command[0], "--checkpoint", "peer", "-q", *command[1:])
+    run = trained_run(f"model.kind={kind}")
+    result = mmtk("recommend", command[0], "--checkpoint", run, "-q", *command[1:])
     assert result.exit_code == 2, result.output
     assert expected in result.stderr
-    assert mmtk("recommend", "predict", "--checkpoint", "peer", "-q").exit_code == 0
+    assert mmtk("recommend", "predict", "--checkpoint", run, "-q").exit_code == 0

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import sys
 import warnings
 
 import numpy as np
@@ -206,7 +207,7 @@ def test_an_exported_file_keeps_what_it_says(trained, tiny_pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("facts", "steps", "message"),
     [
-        ({"training_steps": 50}, 51, "--steps 51: this student knows 50 at most"),
+        ({"training_steps": 50}, 51, "`steps` 51: this student was trained for 50 at most"),
         ({"training_steps": "many"}, 1, "states training_steps: input should be a valid integer"),
         ("{", 1, "damaged"),
     ],
@@ -284,7 +285,7 @@ def test_clip_scores_a_text_model(trained, tiny_clip, tmp_path):
 
 
 def test_a_file_that_reads_back_wrong_is_not_left(trained, tmp_path, monkeypatch):
-    from mmtoolkit.distill import export as engine
+    engine = sys.modules["mmtoolkit.distill.export"]
 
     monkeypatch.setitem(engine._TOLERANCE, "float16", 0.0)
     student = engine.open_student(trained("sd15"), None, None)
@@ -399,7 +400,7 @@ def test_neither_autoencoder_nor_text_encoders_are_held_while_training(trained, 
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
-    from mmtoolkit.distill.training.setup import set_up
+    from mmtoolkit.distill.training.state import set_up
 
     def held():
         gc.collect()
@@ -415,7 +416,7 @@ def test_neither_autoencoder_nor_text_encoders_are_held_while_training(trained, 
 def test_a_stopped_cache_continues_to_the_same_bits(settings_for, tmp_path, monkeypatch):
     from mmtoolkit.distill import cache
 
-    monkeypatch.setattr(cache, "SHARD", 2)
+    monkeypatch.setattr("mmtoolkit.distill.data.cached.SHARD", 2)
     settings = settings_for("sd15", "data.flip=true").settings
     whole = cache.write_cache(settings, tmp_path / "whole")
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
@@ -445,7 +446,7 @@ def test_a_run_stopped_while_it_caches_is_resumed_to_the_same_bits(settings_for,
     from mmtoolkit.distill import cache
     from mmtoolkit.distill.train import train
 
-    monkeypatch.setattr(cache, "SHARD", 2)
+    monkeypatch.setattr("mmtoolkit.distill.data.cached.SHARD", 2)
     resolved = settings_for("sd15")
     train(resolved.settings, RunDirectory.new(tmp_path / "whole", resolved.to_yaml()))
     encode = cache._encode_shard
@@ -487,7 +488,7 @@ def test_a_cache_of_something_else_is_refused(settings_for, tmp_path):
         open_cache(tmp_path / "cache", settings_for("sdxl").settings)
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "x").write_text("x")
-    with pytest.raises(UsageError, match="not a cache"):
+    with pytest.raises(UsageError, match="not empty"):
         write_cache(settings, tmp_path / "file")
 
 

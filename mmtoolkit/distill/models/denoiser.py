@@ -8,10 +8,13 @@ u = (t + 1) / 1000 and alpha = 1 - sigma. With these two tables one training ste
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mmtoolkit.distill.config import ModelSettings
 
 Condition = dict[str, Tensor]
 """What a row is conditioned on, by name; every tensor has `rows` as its first dimension."""
@@ -122,6 +125,10 @@ class Denoiser(Protocol):
 
     def teacher(self) -> AbstractContextManager[None]:
         """While open, `predict` is the frozen teacher: adapters off, or the untouched copy."""
+        ...
+
+    def adapt(self, settings: "ModelSettings") -> None:
+        """Give the student its LoRA, or all weights to train."""
         ...
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -48,7 +48,7 @@ class Targets:
         offset = settings.eta if settings.rule == "tdd" else 0.0
         candidates = torch.tensor(padded, device=device)
         starts, ends = torch.tensor(grid, device=device), torch.tensor(before, device=device)
-        return cls(starts, ends, candidates, counts.to(device), offset, settings.eta_zero)
+        return cls(starts, ends, candidates, counts.to(device), offset, settings.eta_zero if offset else 0.0)
 
     def draw_starts(self, rows: int, generator: torch.Generator) -> Tensor:
         """Draw grid positions n `(rows,)`, uniformly."""

@@ -1,39 +1,14 @@
-"""Read a data set folder: one `.inter` file and, for each modality, features or ready k-NN lists.
-
-The `.inter` file is tab separated with a header: `userID`, `itemID` and `x_label` (0 train,
-1 validation, 2 test), in any order; RecBole's typed headers (`user_id:token`) are understood, other
-columns are left out. Ids run from 0. `i_id_mapping.csv` (MMRec's) may list items without interactions,
-`item_groups.npy` known groups of items against which the item graphs are judged.
-"""
+"""The data set: interactions of three splits, and the modalities of the items."""
 
 import hashlib
-import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
-from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from mmtoolkit.core.errors import DataError
-from mmtoolkit.core.logging import logger
-
-LARGEST_ID = 10**8
-"""Ids from here on are no numbers from 0; matrices that hold them would not fit."""
-
 SPLITS = ("train", "validation", "test")
-COLUMNS = {
-    "userID": ("userID", "user_id"),
-    "itemID": ("itemID", "item_id"),
-    "x_label": ("x_label",),
-}
-
-USUAL = ("rating", "timestamp")
-"""Columns of the format that nothing here needs, and nobody needs to be told of."""
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -41,7 +16,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Modality:
-    """One view of the items: feature vectors, ready neighbour lists, or both.
+    """One modality of the items: feature vectors, neighbour lists, or both.
 
     Attributes:
         features: `(items, width)` or None.
@@ -58,7 +33,9 @@ class RecommendData:
 
     Attributes:
         name: name of the data set.
-        train: `(users, items)`, 1 where the user has the item; likewise the other two splits.
+        train: `(users, items)`, 1 if the user has the item.
+        validation: the same for the validation split.
+        test: the same for the test split.
         modalities: by name.
         groups: known group of each item, `(items,)`, or None.
     """
@@ -85,7 +62,7 @@ class RecommendData:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def fingerprint(self) -> str:
-        """Hash the interactions, so that a checkpoint can tell whether it was trained on them."""
+        """Hash the interactions; a checkpoint keeps the hash of the data that it was trained on."""
         digest = hashlib.blake2b(digest_size=8)
         for name in SPLITS:
             matrix = self.split(name)
@@ -95,298 +72,11 @@ class RecommendData:
         return digest.hexdigest()
 
 
-def load_data(path: Path | None) -> RecommendData:
-    """Read the data set at `path`, or make the embedded one if it is `demo`.
-
-    Raises:
-        DataError: naming the file and line that cannot be used, and the remedy.
-    """
-    if path is None:
-        raise DataError("no data set given; name a folder with --data FOLDER, or try --data demo")
-    if str(path) == "demo":
-        from mmtoolkit.recommend.data.synthetic import make_demo
-
-        return make_demo()
-    return read_folder(path)
-
-
-def read_folder(folder: Path) -> RecommendData:
-    """Read a data set folder and check everything in it.
-
-    Raises:
-        DataError: naming the file and line that cannot be used, and the remedy.
-    """
-    if not folder.is_dir():
-        raise DataError("no such folder; name the folder that holds the .inter file", path=folder)
-    found = sorted(folder.glob("*.inter"))
-    if len(found) != 1:
-        raise DataError(f"expected exactly one .inter file, found {len(found)}", path=folder)
-    inter = found[0]
-    table = _read_interactions(inter)
-    items = _item_count(folder, table[:, 1])
-    modalities = _read_modalities(folder, inter, table, items)
-    _check_ids(inter, table[:, 1], items, "the items of i_id_mapping.csv")
-    splits = _split(inter, table, items)
-    groups = _read_groups(folder / "item_groups.npy", items)
-    return RecommendData(inter.stem, splits[0], splits[1], splits[2], modalities, groups)
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a table of text.
-
-    Raises:
-        DataError: if it cannot be read or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DataError("not UTF-8 text; save it as tab-separated UTF-8", path=path) from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=path) from None
-
-
-def _read_interactions(path: Path) -> IntArray:
-    """Return `(interactions, 3)` of user, item, split in the order of the file."""
-    lines = read_lines(path)
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if len(lines) < 2:
-        raise DataError("holds no interactions; expected a header and one line each", path=path)
-    header = [name.partition(":")[0].strip() for name in lines[0].split("\t")]
-    places = _column_places(path, header)
-    tabs = len(header) - 1
-    for number, line in enumerate(lines[1:], start=2):
-        if line.count("\t") != tabs:
-            raise DataError(
-                f"{line.count(chr(9)) + 1} columns where the header has {tabs + 1}; mend or delete this line",
-                path=path,
-                line=number,
-            )
-    cells = [line.split("\t") for line in lines[1:]]
-    columns = [_integers(path, name, [row[place] for row in cells]) for name, place in places.items()]
-    table = np.stack(columns, axis=1)
-    bad = np.flatnonzero((table[:, 2] < 0) | (table[:, 2] > 2))
-    if len(bad):
-        value = table[bad[0], 2]
-        raise DataError(
-            f"x_label {value} is none of 0 (train), 1 (validation), 2 (test)",
-            path=path,
-            line=int(bad[0]) + 2,
-        )
-    for place, name in enumerate(("userID", "itemID")):
-        large = np.flatnonzero(table[:, place] >= LARGEST_ID)
-        if len(large):
-            raise DataError(
-                f"{name} {table[large[0], place]} is too large; number them from 0 "
-                "(`mmtk recommend prepare` does)",
-                path=path,
-                line=int(large[0]) + 2,
-            )
-    return table
-
-
-def _column_places(path: Path, header: list[str]) -> dict[str, int]:
-    places = {}
-    for name, spellings in COLUMNS.items():
-        here = [header.index(spelling) for spelling in spellings if spelling in header]
-        if not here:
-            remedy = {"x_label": " (0 train, 1 validation, 2 test)"}.get(name, "")
-            raise DataError(
-                f"no column '{name}'{remedy}; the header has: {', '.join(header)}",
-                path=path,
-                line=1,
-            )
-        places[name] = here[0]
-    extra = [name for i, name in enumerate(header) if i not in places.values() and name not in USUAL]
-    if extra:
-        logger.info("%s: columns not used: %s", path.name, ", ".join(extra))
-    return places
-
-
-def _integers(path: Path, column: str, cells: list[str]) -> IntArray:
-    try:
-        values = np.array(cells, dtype=np.int64)
-    except (ValueError, OverflowError):
-        values = np.array([int(c) if _is_integer(c) else -1 for c in cells], dtype=np.int64)
-    bad = np.flatnonzero(values < 0)
-    if len(bad):
-        raise DataError(
-            f"{column} '{cells[bad[0]]}' is not a whole number from 0; renumber the ids from 0",
-            path=path,
-            line=int(bad[0]) + 2,
-        )
-    return values
-
-
-def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"\s*\d{1,18}\s*", text) is not None
-
-
-def _item_count(folder: Path, items: IntArray) -> int:
-    """Count the items: the lines of i_id_mapping.csv if it is there, else the largest id + 1."""
-    mapping = folder / "i_id_mapping.csv"
-    if not mapping.is_file():
-        return int(items.max()) + 1
-    return sum(1 for line in read_lines(mapping)[1:] if line.strip())
-
-
-def _check_ids(path: Path, ids: IntArray, items: int, limit: str) -> None:
-    bad = np.flatnonzero(ids >= items)
-    if len(bad):
-        raise DataError(
-            f"itemID {ids[bad[0]]} is out of range: {limit} run from 0 to {items - 1}",
-            path=path,
-            line=int(bad[0]) + 2,
-        )
-
-
-def _read_modalities(folder: Path, inter: Path, table: IntArray, items: int) -> dict[str, Modality]:
-    """Read every `<name>_feat.npy` and `<name>_knn<k>.npy` below `folder`."""
-    features: dict[str, FloatArray] = {}
-    neighbours: dict[str, dict[int, IntArray]] = {}
-    for path in sorted(folder.glob("*.npy")):
-        if match := re.fullmatch(r"(.+)_feat", path.stem):
-            features[match[1]] = _read_features(path, inter, table, items)
-        elif match := re.fullmatch(r"(.+)_knn(\d+)", path.stem):
-            lists = _read_neighbours(path, items, int(match[2]))
-            neighbours.setdefault(match[1], {})[int(match[2])] = lists
-    names = sorted(features.keys() | neighbours.keys())
-    if not names:
-        raise DataError("no modality: expected files such as text_feat.npy or image_knn10.npy", path=folder)
-    return {name: Modality(features.get(name), neighbours.get(name, {})) for name in names}
-
-
-def read_array(path: Path) -> NDArray[np.generic]:
-    """Read one `.npy` file that holds no objects.
-
-    Raises:
-        DataError: if it is none.
-    """
-    try:
-        with path.open("rb") as stream:
-            array = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise DataError("not a readable .npy file; save it with numpy.save", path=path) from None
-    if not isinstance(array, np.ndarray):
-        raise DataError("holds several arrays; save one with numpy.save", path=path)
-    return array
-
-
-def _read_features(path: Path, inter: Path, table: IntArray, items: int) -> FloatArray:
-    array = read_array(path)
-    if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.shape[1]:
-        raise DataError(
-            f"expected numbers of shape (items, width), found {array.dtype} {array.shape}",
-            path=path,
-        )
-    if len(array) < items:
-        _check_ids(inter, table[:, 1], len(array), f"the rows of {path.name}")
-    _check_rows(path, len(array), items)
-    features = array.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"row {bad[0]} (and {len(bad) - 1} more) holds NaN or infinite values; "
-            "encode those items again, or set their rows to 0",
-            path=path,
-        )
-    return features
-
-
-def _read_neighbours(path: Path, items: int, k: int) -> IntArray:
-    array = read_array(path)
-    if array.ndim != 2 or array.dtype.kind not in "iu" or array.shape[1] != k:
-        raise DataError(
-            f"expected whole numbers of shape ({items}, {k}), found {array.dtype} {array.shape}",
-            path=path,
-        )
-    _check_rows(path, len(array), items)
-    lists = array.astype(np.int64)
-    bad = np.argwhere((lists < 0) | (lists >= items))
-    if len(bad):
-        row, column = bad[0]
-        raise DataError(f"row {row}: item {lists[row, column]} is out of range 0 to {items - 1}", path=path)
-    return lists
-
-
-def _check_rows(path: Path, rows: int, items: int) -> None:
-    if rows != items:
-        raise DataError(
-            f"{rows} rows for {items} items; give one row for each item, in the order of their ids "
-            "(list items without interactions in i_id_mapping.csv)",
-            path=path,
-        )
-
-
-def _split(path: Path, table: IntArray, items: int) -> list[sp.csr_array]:
-    """Build the three matrices; every user must have something to learn from."""
-    users = int(table[:, 0].max()) + 1
-    for label, name in enumerate(SPLITS):
-        if not (table[:, 2] == label).any():
-            raise DataError(
-                f"the {name} split is empty: no line has x_label {label}; give every split some interactions",
-                path=path,
-            )
-    matrices = [interaction_matrix(table[table[:, 2] == label], users, items) for label in range(3)]
-    twice = len(table) - sum(matrix.nnz for matrix in matrices)
-    if twice:
-        logger.info("%s: %d repeated interactions count once", path.name, twice)
-    idle = np.flatnonzero(np.diff(matrices[0].indptr) == 0)
-    if len(idle):
-        _complain_idle(path, table, int(idle[0]), len(idle) - 1)
-    full = np.flatnonzero(np.diff(matrices[0].indptr) == items)
-    if len(full):
-        raise DataError(
-            f"user {full[0]} has every item in training, so no negative item can be drawn; "
-            "leave that user out",
-            path=path,
-        )
-    _check_disjoint(path, table, matrices)
-    return matrices
-
-
 def interaction_matrix(table: IntArray, users: int, items: int) -> sp.csr_array:
     """Turn rows of user, item, ... into a binary matrix `(users, items)` with sorted indices."""
     ones = np.ones(len(table), np.float32)
-    rows, columns = table[:, :2].T.astype(np.int32)  # half the memory, and products a third faster
+    rows, columns = table[:, :2].T.astype(np.int32)  # half the memory, and products take a third less time
     matrix = sp.csr_array((ones, (rows, columns)), shape=(users, items))
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix
-
-
-def _check_disjoint(path: Path, table: IntArray, matrices: Sequence[sp.csr_array]) -> None:
-    """Refuse pairs of user and item in two splits: what was trained on is never ranked, so never found."""
-    for first, second in combinations(range(len(SPLITS)), 2):
-        shared = matrices[first].multiply(matrices[second]).tocoo()
-        if not shared.nnz:
-            continue
-        user, item = int(shared.row[0]), int(shared.col[0])
-        others = f" (and {shared.nnz - 1} more pairs)" if shared.nnz > 1 else ""
-        lines = np.flatnonzero((table == (user, item, second)).all(axis=1))
-        raise DataError(
-            f"user {user} with item {item}{others} is in {SPLITS[first]} and in {SPLITS[second]}; "
-            "leave every pair in one split alone",
-            path=path,
-            line=int(lines[0]) + 2,
-        )
-
-
-def _complain_idle(path: Path, table: IntArray, user: int, more: int) -> NoReturn:
-    lines = np.flatnonzero(table[:, 0] == user)
-    others = f" (and {more} more)" if more else ""
-    raise DataError(
-        f"user {user}{others} has no training interaction; move one to x_label 0, "
-        "or leave the user out and renumber the users from 0",
-        path=path,
-        line=int(lines[0]) + 2 if len(lines) else None,
-    )
-
-
-def _read_groups(path: Path, items: int) -> IntArray | None:
-    if not path.is_file():
-        return None
-    array = read_array(path)
-    if array.shape != (items,) or array.dtype.kind not in "iu":
-        raise DataError(f"expected whole numbers of shape ({items},), found {array.shape}", path=path)
-    return array.astype(np.int64)

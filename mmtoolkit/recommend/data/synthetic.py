@@ -1,8 +1,8 @@
 """The embedded data set: shoppers, items and two modalities drawn from planted item groups.
 
-Every item belongs to a group. Users shop in a few groups; texts and pictures point at an item's group
-with noise, and a share of the items is described as if it belonged to another one. The k-NN graphs
-therefore hold false links, and because the groups are known, denoising can be judged.
+Every item belongs to a group. Users prefer a few groups. Text and image features are noisy copies of the
+centre of the item's group, and for some items of another group's. The k-NN graphs therefore contain false
+links, and because the groups are known, the quality of denoising can be measured.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from mmtoolkit.recommend.data.dataset import (
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and noise of a drawn data set."""
+    """Sizes and noise of a synthetic data set."""
 
     users: int = 3000
     items: int = 1200
@@ -31,11 +31,11 @@ class Plan:
     mislabelled: float = 0.2
     """Share of items whose features point at a wrong group, drawn for each modality."""
     noise: tuple[float, float] = (1.1, 1.6)
-    """Deviation of the text and image features around their group's centre."""
+    """Standard deviation of the text and image features around the centre of their group."""
 
 
 def make_demo(plan: Plan = Plan(), seed: int = 7) -> RecommendData:
-    """Draw a data set; the same plan and seed give the same one on every machine."""
+    """Draw a data set; the same plan and seed give the same data on every machine."""
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(0, plan.groups, plan.items))
     table = _draw_interactions(plan, groups, rng)
@@ -46,7 +46,7 @@ def make_demo(plan: Plan = Plan(), seed: int = 7) -> RecommendData:
 
 
 def _draw_interactions(plan: Plan, groups: IntArray, rng: np.random.Generator) -> IntArray:
-    """Return rows of user, item, split; each user has two held-out items and at least four others."""
+    """Return rows of user, item and split; each user has two held-out and at least four training items."""
     popularity = rng.pareto(1.5, plan.items) + 0.2
     rows = []
     for user in range(plan.users):
@@ -74,14 +74,14 @@ def _draw_features(
 
 
 def make_large(users: int, items: int, neighbours: int, each: int = 8, seed: int = 7) -> RecommendData:
-    """Draw a data set whose size alone matters, in time linear in users and items.
+    """Draw a data set for measurements of speed, in time linear in users and items.
 
     Args:
         users: number of users.
-        items: number of items; few of them are popular.
-        neighbours: length of the drawn neighbour lists.
-        each: training items of a user, at most; held out are one for validation and one for test.
-        seed: of every draw.
+        items: number of items; only some of them are popular.
+        neighbours: length of the random neighbour lists.
+        each: largest number of training items of a user; one more item each is for validation and test.
+        seed: of all draws.
     """
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1, 2], [each, 1, 1])

@@ -1,7 +1,6 @@
-"""Beyond accuracy: what the lists show, how varied they are, and for whom and for what they work."""
+"""Metrics beyond accuracy: coverage, novelty and variety of the lists, and results by group."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -9,52 +8,23 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from mmtoolkit.recommend.data.dataset import IntArray, RecommendData
-from mmtoolkit.recommend.evaluation.metrics import Lists, SplitName, means, rank_split, score_lists
-from mmtoolkit.recommend.load import Model
+from mmtoolkit.recommend.evaluation.metrics import Lists, SplitName
 
 BLOCK_USERS = 1024
 GROUPS = 4
-"""Groups that users and items are cut into, about equally large."""
+"""Groups of similar size that users and items are divided into."""
 
 Vectors: TypeAlias = sp.csr_array | NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """How the lists of one split do.
-
-    Attributes:
-        metrics: accuracy and beyond, by name, such as `recall@20` or `coverage@20`.
-        users: metrics of users by their number of training items, by the group's name.
-        items: metrics of items by their number of training users, by the group's name.
-    """
-
-    metrics: dict[str, float]
-    users: dict[str, dict[str, float]]
-    items: dict[str, dict[str, float]]
-
-
-def judge(model: Model, split: SplitName) -> Judgement:
-    """Rank a split once and judge the lists by everything that this engine measures."""
-    settings, data = model.settings.evaluate, model.data
-    lists = rank_split(model.scores, data, split, settings)
-    scores = score_lists(lists, settings.top_k)
-    cutoff = int(model.settings.train.monitor.partition("@")[2])
-    return Judgement(
-        means(scores) | list_metrics(lists, data, settings.top_k),
-        user_groups(scores, data, cutoff),
-        item_groups(lists, data, split, cutoff),
-    )
-
-
 def list_metrics(lists: Lists, data: RecommendData, cutoffs: Sequence[int]) -> dict[str, float]:
-    """Describe the lists without looking at what users took.
+    """Measure the lists without the held-out items.
 
     Returns:
-        For each cut-off: `coverage` (share of the items that some list shows), `gini` (0: every item is
-        shown equally often, 1: one item alone), `novelty` (mean surprise of a shown item in bits, -log2
-        of the share of users who have it), `similarity` (mean cosine, over the pairs of a list, of who
-        has the items) and `similarity_<modality>` (of their features, where there are some).
+        For each cut-off: `coverage` (share of the items that are in some list), `gini` (0: every item is
+        shown equally often, 1: a single item is shown), `novelty` (mean surprise of a shown item in bits,
+        -log2 of the share of users who have it), `similarity` (mean cosine between the users of two items
+        of a list) and `similarity_<modality>` (of their features, for modalities that have features).
     """
     popularity = np.asarray(data.train.sum(axis=0)).ravel()
     surprise = -np.log2((popularity + 1) / (data.users + 1))
@@ -62,11 +32,11 @@ def list_metrics(lists: Lists, data: RecommendData, cutoffs: Sequence[int]) -> d
     metrics = {}
     for k in cutoffs:
         shown = lists.items[:, :k]
-        there = shown[shown >= 0]
-        exposure = np.bincount(there, minlength=data.items)
+        listed = shown[shown >= 0]
+        exposure = np.bincount(listed, minlength=data.items)
         metrics[f"coverage@{k}"] = float((exposure > 0).mean())
         metrics[f"gini@{k}"] = gini(exposure)
-        metrics[f"novelty@{k}"] = float(surprise[there].mean())
+        metrics[f"novelty@{k}"] = float(surprise[listed].mean())
         for name, vectors in views.items():
             metrics[f"{name}@{k}"] = intra_list_similarity(shown, vectors)
     return metrics
@@ -84,7 +54,7 @@ def _item_vectors(data: RecommendData) -> Iterator[tuple[str, Vectors]]:
 
 
 def gini(amounts: IntArray) -> float:
-    """Return the Gini coefficient of some amounts, `(n,)`: 0 where all are equal, 1 - 1/n for one alone."""
+    """Return the Gini coefficient of amounts, `(n,)`: 0 if all are equal, 1 - 1/n if all but one are 0."""
     ordered = np.sort(amounts)
     ranks = np.arange(1, len(ordered) + 1)
     return float(((2 * ranks - len(ordered) - 1) * ordered).sum() / max(1, len(ordered) * ordered.sum()))
@@ -93,11 +63,12 @@ def gini(amounts: IntArray) -> float:
 def intra_list_similarity(shown: IntArray, vectors: Vectors) -> float:
     """Return the mean cosine over all pairs of each list, averaged over the lists (Ziegler et al. 2005).
 
-    The pairs of a list sum to (|sum of its vectors|^2 - sum of their squares) / 2, so none is formed.
+    The cosines of a list's pairs sum to (|sum of its vectors|^2 - sum of their squares) / 2, so that the
+    pairs themselves are never formed.
 
     Args:
-        shown: item ids, `(users, k)`; -1 for nothing.
-        vectors: unit vectors, `(items, any)`, or zero ones; sparse or dense.
+        shown: item ids, `(users, k)`; -1 at the end of shorter lists.
+        vectors: unit or zero vectors, `(items, any)`; sparse or dense.
     """
     squares = np.asarray((vectors * vectors).sum(axis=1)).ravel()
     values = []
@@ -118,7 +89,7 @@ def intra_list_similarity(shown: IntArray, vectors: Vectors) -> float:
 def user_groups(
     scores: Mapping[str, NDArray[np.float64]], data: RecommendData, k: int
 ) -> dict[str, dict[str, float]]:
-    """Average recall and NDCG over groups of users with about as many training items."""
+    """Average recall and NDCG over groups of users with similar numbers of training items."""
     activity = np.diff(data.train.indptr)[scores["user"].astype(np.int64)]
     found = {}
     for name, inside in _equal_groups(activity, "training items"):
@@ -128,12 +99,12 @@ def user_groups(
 
 
 def item_groups(lists: Lists, data: RecommendData, split: SplitName, k: int) -> dict[str, dict[str, float]]:
-    """Count which share of the positives is found, for groups of items with about as many training users.
+    """Measure groups of items with similar numbers of training users.
 
     Returns:
         By group: `items`, `positives`, `recall@k` (share of the positives found, over all users) and
-        `shown@k` (share of the places in the lists that the group has). Items without training users
-        are a group of their own, `cold`.
+        `shown@k` (share of the list entries that belong to the group). Items without training users
+        form the group `cold`.
     """
     popularity = np.bincount(data.train.indices, minlength=data.items)
     positives = np.bincount(data.split(split).indices, minlength=data.items)
@@ -154,7 +125,7 @@ def item_groups(lists: Lists, data: RecommendData, split: SplitName, k: int) -> 
 
 
 def _equal_groups(counts: IntArray, what: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Cut what has a count above 0 into groups of about the same size; equal counts stay together."""
+    """Divide everything with a count above 0 into groups of similar size; equal counts stay together."""
     edges = np.unique(np.quantile(counts[counts > 0], np.arange(1, GROUPS + 1) / GROUPS, method="higher"))
     low = 1
     for high in edges.tolist():

@@ -13,7 +13,6 @@ from torch import Tensor
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.recommend.config import EvaluateSettings
 from mmtoolkit.recommend.data.dataset import IntArray, RecommendData
-from mmtoolkit.recommend.load import Model
 
 SplitName = Literal["validation", "test"]
 Scores = Callable[[IntArray], Tensor]
@@ -37,8 +36,8 @@ def rank_unseen(
         batch_size: most users in a block, which also keeps to `RANKED_ENTRIES`.
 
     Yields:
-        User ids `(block,)`, item ids and scores `(block, k)`, best first. Where fewer than k items are
-        unseen, the scores behind them are -inf.
+        User ids `(block,)`, item ids and scores `(block, k)`, best first. If fewer than k items are
+        unseen, the remaining scores are -inf.
     """
     k, step = min(k, seen.shape[1]), max(1, min(batch_size, RANKED_ENTRIES // seen.shape[1]))
     for start in range(0, len(chosen), step):
@@ -89,7 +88,7 @@ class Lists:
 
     Attributes:
         users: their ids, `(users,)`.
-        items: best unseen items, `(users, k)`, best first; -1 where fewer than k are unseen.
+        items: best unseen items, `(users, k)`, best first; -1 if fewer than k are unseen.
         hits: whether each of them is a positive, `(users, k)`.
         positives: number of positives of each user, `(users,)`.
     """
@@ -117,9 +116,9 @@ def rank_split(scores: Scores, data: RecommendData, split: SplitName, settings: 
         relevant = torch.zeros(len(block), data.items, dtype=torch.bool, device=ranked.device)
         rows, columns = _entries(truth, block)
         relevant[rows.to(ranked.device), columns.to(ranked.device)] = True
-        there = values.isfinite()
-        hits.append((relevant.gather(1, ranked) & there).cpu().numpy())
-        items.append(ranked.where(there, -1).cpu().numpy())
+        unseen = values.isfinite()
+        hits.append((relevant.gather(1, ranked) & unseen).cpu().numpy())
+        items.append(ranked.where(unseen, -1).cpu().numpy())
     return Lists(chosen, np.concatenate(items), np.concatenate(hits), counts[chosen])
 
 
@@ -150,11 +149,6 @@ def write_user_scores(run: RunDirectory, split: SplitName, scores: Mapping[str, 
     small: dict[str, Any] = {name: values.astype(np.float32) for name, values in scores.items()}
     small["user"] = scores["user"].astype(np.int64)
     np.savez_compressed(run.path / f"users_{split}.npz", **small)
-
-
-def evaluate(model: Model, split: SplitName) -> dict[str, float]:
-    """Score a trained model on a split, with the cut-offs of its run."""
-    return means(score_users(model.scores, model.data, split, model.settings.evaluate))
 
 
 def _entries(matrix: sp.csr_array, rows: IntArray) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Item graphs: semantic from k-NN lists, behavioural from co-occurrence, and their normalisation.
 
-All are sparse `(items, items)` matrices with at most a few entries a row; nothing dense is made.
+All are sparse `(items, items)` matrices with a small number of entries per row; no dense one is made.
 """
 
 import warnings
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch_geometric import EdgeIndex
 
 BLOCK_ENTRIES = 2**24
-"""Most entries of a dense block of scores (64 MB in float32)."""
+"""Largest number of entries of a dense block of scores (64 MB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Graph:
     def edges(self) -> "tuple[EdgeIndex, Tensor]":
         """The same matrix as edges and their weights, for GPUs."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # optional compiled extensions of torch-geometric are absent
-            from torch_geometric import EdgeIndex  # seconds, and 170 MB, that CPUs have no use for
+            warnings.simplefilter("ignore")  # about compiled extensions of torch-geometric that are optional
+            from torch_geometric import EdgeIndex  # takes seconds and 170 MB, and CPUs do not need it
         coo, device = self.rows.matrix.tocoo(), self.rows.device
         index = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
         edges = EdgeIndex(index, sparse_size=coo.shape, sort_order="row").to(device)
@@ -58,7 +58,7 @@ class Graph:
     def propagate(self, x: Tensor) -> Tensor:
         """Multiply the matrix with `x`, `(columns, width)` to `(rows, width)`."""
         if not x.is_cuda:
-            return bag(x, self.rows)  # twice as fast there, see benchmarks/graph_products.py
+            return bag(x, self.rows)  # twice as fast on a CPU, see benchmarks/graph_products.py
         edges, weights = self.edges
         product: Tensor = edges.matmul(x, weights)
         return product
@@ -67,7 +67,7 @@ class Graph:
 def nearest_neighbours(features: FloatArray, k: int, device: torch.device) -> IntArray:
     """Find the k items nearest by cosine, the item itself first, `(items, k)`.
 
-    An item whose features are all zero has no neighbour but itself, and is nobody's.
+    An item whose features are all zero is its own only neighbour, and no other item's.
     """
     x = torch.from_numpy(features).to(device)
     empty = ~x.any(dim=1)
@@ -76,9 +76,9 @@ def nearest_neighbours(features: FloatArray, k: int, device: torch.device) -> In
     lists = torch.empty(items, k, dtype=torch.int64)
     for start in range(0, items, step := max(1, BLOCK_ENTRIES // items)):
         scores = x[start : start + step] @ x.T
-        scores[:, empty] = -2
+        scores[:, empty] = -2  # below every cosine
         rows = torch.arange(len(scores), device=device)
-        scores[rows, rows + start] = 2
+        scores[rows, rows + start] = 2  # above every cosine: the item itself comes first
         lists[start : start + step] = scores.topk(k, dim=1).indices.cpu()
     empty = empty.cpu()
     lists[empty] = torch.arange(items)[empty, None]
@@ -101,7 +101,7 @@ def semantic_graph(
     """Sum the k-NN graphs of the modalities, each times its weight phi (step 1 of the method).
 
     Raises:
-        DataError: if a weighted modality is not there, or has no list of that length.
+        DataError: if the data set lacks a weighted modality, or a neighbour list of that length.
     """
     weights = modality_weights(data.modalities, chosen.modalities)
     graph = sp.csr_array((data.items, data.items), dtype=np.float32)
@@ -111,22 +111,22 @@ def semantic_graph(
     return sp.csr_array(graph)
 
 
-def modality_weights(there: Mapping[str, Modality], wanted: Mapping[str, float]) -> dict[str, float]:
+def modality_weights(known: Mapping[str, Modality], wanted: Mapping[str, float]) -> dict[str, float]:
     """Return the weight of each modality in use.
 
     Raises:
-        DataError: if a weighted modality is not there.
+        DataError: if the data set lacks a weighted modality.
     """
     if not wanted:
-        return {name: 1 / len(there) for name in there}
+        return {name: 1 / len(known) for name in known}
     weights = {name: weight for name, weight in wanted.items() if weight}
-    missing = sorted(weights.keys() - there.keys())
+    missing = sorted(weights.keys() - known.keys())
     if missing:
         raise DataError(
-            f"modality '{missing[0]}' is not in the data set, which has {', '.join(there)}; "
-            "use --set data.modalities={} for all of them, equally weighted"
+            f"modality '{missing[0]}' is not in the data set, which has {', '.join(known)}; "
+            "set data.modalities to {} for all of them, equally weighted"
         )
-    unused = sorted(there.keys() - weights.keys())
+    unused = sorted(known.keys() - weights.keys())
     if unused:
         logger.info("modalities not used: %s", ", ".join(unused))
     return weights
@@ -147,8 +147,8 @@ def _lists(name: str, modality: Modality, k: int, device: torch.device) -> IntAr
 def behaviour_graph(train: sp.csr_array, settings: GraphSettings) -> sp.csr_array:
     """Link items that many users share, with a self loop (step 2 of the method).
 
-    Counts below the threshold are dropped, the largest of each row kept (of equal ones the lower id).
-    Entries are 1, or with `behaviour_weights: count` the share of the row's largest count.
+    Of the counts from the threshold on, the largest of each row are kept (of equal ones, the lower id).
+    Entries are 1, or with `behaviour_weights: count` the count divided by the row's largest.
     """
     blocks = []
     for _, counts in _shared_users(train, settings.co_occurrence_threshold):
@@ -163,17 +163,17 @@ def behaviour_graph(train: sp.csr_array, settings: GraphSettings) -> sp.csr_arra
 
 
 def cosine_neighbours(train: sp.csr_array, neighbours: int, shrinkage: float) -> sp.csr_array:
-    """Keep the largest shrunk cosines of each item's users with those of the others.
+    """Keep the largest shrunk cosines between the users of each item and those of the other items.
 
     The similarity of i and j is |U_i n U_j| / (sqrt(|U_i| |U_j|) + shrinkage).
 
     Args:
         train: `(users, items)`.
-        neighbours: entries kept in each row (of equal ones the lower id).
-        shrinkage: makes pairs that few users share count less.
+        neighbours: number of entries kept in each row (of equal ones, the lower id).
+        shrinkage: lowers the similarity of pairs with only some shared users.
 
     Returns:
-        `(items, items)`, nothing on the diagonal.
+        `(items, items)`, with an empty diagonal.
     """
     root = np.sqrt(np.bincount(train.indices, minlength=train.shape[1]))
     blocks = []
@@ -190,23 +190,27 @@ def _shared_users(train: sp.csr_array, fewest: int = 1) -> Iterator[tuple[int, s
         First item of the block, and the counts `(block, items)` that are at least `fewest`.
     """
     by_item = sp.csr_array(train.T)
-    most = np.cumsum(by_item @ np.diff(train.indptr))  # pairs up to an item, at most
+    # an item with buyers of h items each meets at most the sum of their h others: an upper bound for a block
+    most = np.cumsum(by_item @ np.diff(train.indptr))
     cuts = np.searchsorted(most, np.arange(BLOCK_ENTRIES, most[-1], BLOCK_ENTRIES))
     for start, stop in pairwise(np.unique([0, *cuts, len(most)]).tolist()):
         counts = sp.csr_array(by_item[start:stop] @ train)
-        kept = np.flatnonzero(counts.data >= fewest)  # few of all, so rows are made for these alone
+        kept = np.flatnonzero(
+            counts.data >= fewest
+        )  # far fewer than all counts, so only these get row numbers
         rows = np.repeat(np.arange(stop - start), np.diff(np.searchsorted(kept, counts.indptr)))
         columns, shared = counts.indices[kept], counts.data[kept]
         others = rows + start != columns
         yield start, sp.coo_array((shared[others], (rows[others], columns[others])), counts.shape)
 
 
-def _largest_of_rows(places: sp.coo_array, values: NDArray[Any], k: int) -> sp.csr_array:
-    """Put values at the places of a matrix and keep the k largest of each row (of equal ones the first)."""
-    order = np.lexsort((places.col, -values, places.row))
-    rows, columns, values = places.row[order], places.col[order], values[order]
+def _largest_of_rows(pattern: sp.coo_array, values: NDArray[Any], k: int) -> sp.csr_array:
+    """Give the entries of a pattern values, and keep the k largest of each row (of equal ones, the first)."""
+    order = np.lexsort((pattern.col, -values, pattern.row))
+    rows, columns, values = pattern.row[order], pattern.col[order], values[order]
+    # the rank of an entry within its row is its distance to the first entry of that row
     first = np.arange(len(rows)) - np.searchsorted(rows, rows) < k
-    return sp.csr_array((values[first], (rows[first], columns[first])), places.shape)
+    return sp.csr_array((values[first], (rows[first], columns[first])), pattern.shape)
 
 
 def weighted_list_graph(lists: Tensor, scores: Tensor, weights: Literal["binary", "score"]) -> sp.csr_array:
@@ -214,14 +218,14 @@ def weighted_list_graph(lists: Tensor, scores: Tensor, weights: Literal["binary"
 
     Args:
         lists: neighbours, `(items, k)`.
-        scores: the denoised entries, `(items, k)`; -inf where a row has fewer than k.
-        weights: 1 for each edge, or its score where that is positive.
+        scores: the denoised entries, `(items, k)`; -inf if a row has fewer than k.
+        weights: `binary`, 1 for each edge, or `score`, the entry if it is positive.
     """
     items = len(lists)
-    there = scores.isfinite().cpu().numpy()
+    finite = scores.isfinite().cpu().numpy()
     entries = scores.clamp(min=0) if weights == "score" else torch.ones_like(scores)
-    values, columns = (part.cpu().numpy()[there] for part in (entries, lists))
-    rows = np.nonzero(there)[0]
+    values, columns = (part.cpu().numpy()[finite] for part in (entries, lists))
+    rows = np.nonzero(finite)[0]
     return sp.csr_array((values.astype(np.float32), (rows, columns)), (items, items))
 
 
@@ -238,7 +242,7 @@ def user_item_graph(train: sp.csr_array) -> sp.csr_array:
 
 
 def edge_purity(graph: sp.csr_array, groups: IntArray) -> float:
-    """Return the share of a graph's edges, self loops not counted, that stay within a known group."""
+    """Return the share of a graph's edges within a known group; self loops do not count."""
     coo = graph.tocoo()
     between = coo.row != coo.col
     same = groups[coo.row[between]] == groups[coo.col[between]]

@@ -1,4 +1,4 @@
-"""Spoil a data set on purpose, to see what a model does with false links and noisy features."""
+"""Add noise to a data set, to measure how robust a model is to false links and noisy features."""
 
 from dataclasses import replace
 
@@ -11,13 +11,13 @@ from mmtoolkit.recommend.data.dataset import FloatArray, IntArray, Modality, Rec
 from mmtoolkit.recommend.graphs.graph import nearest_neighbours
 
 
-def spoil(data: RecommendData, settings: RecommendSettings, device: torch.device) -> RecommendData:
+def add_data_noise(data: RecommendData, settings: RecommendSettings, device: torch.device) -> RecommendData:
     """Add `data.feature_noise` to the features and put `data.false_links` into the neighbour lists.
 
-    The seed of the run draws both, apart from training's own random numbers.
+    The seed of the run determines both; they do not change the random numbers of training.
 
     Raises:
-        DataError: if features are to be spoilt and a modality has none.
+        DataError: if features should get noise and a modality has none.
     """
     noise, links = settings.data.feature_noise, settings.data.false_links
     if not noise and not links:
@@ -44,20 +44,20 @@ def _noisy(name: str, modality: Modality, amount: float, rng: np.random.Generato
 
 
 def _lists(modality: Modality, k: int, device: torch.device) -> dict[int, IntArray]:
-    """Return the neighbour lists that the semantic graph is made of; without features, those there are."""
+    """Return the neighbour lists of the semantic graph; without features, the existing ones."""
     if k in modality.neighbours or modality.features is None:
         return dict(modality.neighbours)
     return {k: nearest_neighbours(modality.features, k, device)}
 
 
 def add_noise(features: FloatArray, amount: float, rng: np.random.Generator) -> FloatArray:
-    """Add Gaussian noise of `amount` times each column's deviation; empty rows stay empty."""
+    """Add Gaussian noise, `amount` times each column's standard deviation; empty rows stay empty."""
     noise = amount * features.std(axis=0) * rng.standard_normal(features.shape, dtype=np.float32)
     return np.where(features.any(axis=1, keepdims=True), features + noise, features).astype(np.float32)
 
 
 def false_links(lists: IntArray, share: float, rng: np.random.Generator) -> IntArray:
-    """Replace a share of the links of neighbour lists, `(items, k)`, by random items; self links stay."""
+    """Replace a fraction of the links of neighbour lists, `(items, k)`, by random items; self links stay."""
     own = lists == np.arange(len(lists))[:, None]
     wrong = (rng.random(lists.shape) < share) & ~own
     return np.where(wrong, rng.integers(0, len(lists), lists.shape), lists)

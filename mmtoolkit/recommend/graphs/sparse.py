@@ -20,7 +20,7 @@ ADDED_ENTRIES = 2**21
 
 @dataclass(frozen=True)
 class _Bags:
-    """A sparse matrix in the shape that embedding bags want."""
+    """A sparse matrix as the inputs of an embedding bag."""
 
     columns: Tensor
     offsets: Tensor
@@ -58,7 +58,7 @@ class _Bags:
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Some rows of a sparse matrix, `(rows, columns)`, on a device; turned round when first needed."""
+    """Some rows of a sparse matrix, `(rows, columns)`, on a device; transposed on first use."""
 
     matrix: sp.csr_array
     device: torch.device

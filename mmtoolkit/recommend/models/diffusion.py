@@ -1,8 +1,8 @@
 """Behaviour-conditioned graph diffusion in memory linear in the items.
 
-Rows of the semantic graph S are samples x_0 in R^items. Encoder and decoder of CD-Net are linear, so
-every noisy row is x_t = a S + H W_d^T + c b_d with two scalars and an `(items, hidden)` matrix H, and
-all work happens in `hidden` dimensions. Noise enters through its encoding alone.
+The rows of the semantic graph S are samples x_0 in R^items. The encoder and the decoder of CD-Net are
+linear, so every noisy row is x_t = a S + H W_d^T + c b_d with two scalars a, c and an `(items, hidden)`
+matrix H, and all computation happens in `hidden` dimensions. Of the noise only the encoding is needed.
 """
 
 from collections.abc import Iterator
@@ -21,62 +21,23 @@ from mmtoolkit.recommend.data.dataset import IntArray
 from mmtoolkit.recommend.graphs.sparse import SparseRows, bag
 from mmtoolkit.recommend.models.losses import Reconstruction, product, with_gradients
 from mmtoolkit.recommend.models.networks import CDNet
+from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.models.search import RECALL_ROWS, largest_among, largest_entries, neighbourhood
 from mmtoolkit.recommend.training.workers import ALONE, Workers
 
 PARTS = 8
-"""Parts of a batch while training, taken one after the other; as many processes can share it."""
+"""Parts of a training batch, computed one after the other; up to as many processes can share a batch."""
 
 DENOISED_ENTRIES = 2**21
-"""Most entries of a block, `(rows, hidden)`, while denoising (8 MB in float32)."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Linear-variance noise schedule (Wang et al. 2023, DiffRec); every tensor is `(steps,)`.
-
-    Attributes:
-        signal: sqrt(abar_t), the factor on x_0.
-        noise: sqrt(1 - abar_t), the factor on the noise.
-        loss_weight: SNR(t - 1) - SNR(t), and 1 at t = 0.
-        posterior_clean: factor on x_0 in the mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7).
-        posterior_noisy: factor on x_t in that mean.
-    """
-
-    signal: Tensor
-    noise: Tensor
-    loss_weight: Tensor
-    posterior_clean: Tensor
-    posterior_noisy: Tensor
-
-    @classmethod
-    def from_settings(cls, settings: DiffusionSettings, device: torch.device) -> Self:
-        """Compute the schedule in float64 and keep it in float32."""
-        variances = settings.noise_scale * torch.linspace(
-            settings.noise_min, settings.noise_max, settings.steps, dtype=torch.float64
-        )
-        kept = 1 - variances
-        before = torch.cat([kept.new_ones(1), kept[:-1]])
-        betas = (1 - kept / before).clamp(max=0.999)
-        abar = (1 - betas).cumprod(0)
-        abar_before = torch.cat([abar.new_ones(1), abar[:-1]])
-        snr = abar / (1 - abar)
-        parts = (
-            abar.sqrt(),
-            (1 - abar).sqrt(),
-            torch.cat([snr.new_ones(1), snr[:-1] - snr[1:]]),
-            betas * abar_before.sqrt() / (1 - abar),
-            (1 - abar_before) * (1 - betas).sqrt() / (1 - abar),
-        )
-        return cls(*(part.float().to(device) for part in parts))
+"""Largest number of entries of a block, `(rows, hidden)`, in denoising (8 MB in float32)."""
 
 
 def mixed_noise(directions: Tensor, batch: int) -> Tensor:
     """Combine projected Gaussian vectors E W_e, `(vectors, hidden)`, into one for each row.
 
-    Every row gets c E W_e with c a random unit vector. Given any c, c E is exactly N(0, I), so each
-    row's noise has the right law; rows depend on one another, which leaves expected loss and gradient
-    as they are.
+    Every row gets c E W_e with c a random unit vector. Given any c, c E is exactly N(0, I), so each row's
+    noise has the right distribution. Rows depend on one another, which does not change the expected loss
+    and gradient.
     """
     mixture = torch.randn(batch, len(directions), device=directions.device)
     return F.normalize(mixture, dim=1) @ directions
@@ -93,9 +54,9 @@ def training_loss(
 ) -> Tensor:
     """Draw noise levels, noise and dropped conditions for a batch, and return its loss (step 3).
 
-    The batch is taken in `PARTS` parts, forwards and backwards, so that hardly more than one part's mixtures
-    are held at a time. Each part has draws of its own seed, so that several processes can share the parts
-    and still compute what one would.
+    Each of `PARTS` parts of the batch goes forwards and backwards before the next, so that memory holds
+    hardly more than the activations of one part. Each part draws with its own seed, so that several processes
+    can share the parts and compute the same as one process.
 
     Args:
         net: CD-Net in training mode.
@@ -103,7 +64,7 @@ def training_loss(
         semantic: S, `(items, items)`.
         behaviour: C, `(items, items)`.
         chosen: rows of the batch, `(batch,)`.
-        settings: how the conditions are dropped and how many noise vectors are drawn.
+        settings: dropout of the conditions, and the number of noise vectors.
         workers: processes that share the rows.
 
     Returns:
@@ -123,21 +84,21 @@ def training_loss(
     graphs = (semantic, behaviour) if keep.any() else (semantic,)
     inputs = [SparseRows(sp.csr_array(graph[chosen[rows.numpy()]]), device) for graph in graphs]
     stops = accumulate(len(parts[i]) for i in mine)
-    places = [(seeds[i], slice(stop - len(parts[i]), stop)) for i, stop in zip(mine, stops, strict=True)]
-    return _loss_by_parts(net, schedule, _Draws(inputs, steps, keep, weight, vectors, places))
+    own_parts = [(seeds[i], slice(stop - len(parts[i]), stop)) for i, stop in zip(mine, stops, strict=True)]
+    return _loss_by_parts(net, schedule, _Draws(inputs, steps, keep, weight, vectors, own_parts))
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """What was drawn for the rows of a batch that a process computes.
+    """The random draws for the rows of a batch that a process computes.
 
     Attributes:
-        inputs: clean rows and, unless all are dropped, their conditions, `(rows, items)` each.
+        inputs: clean rows and, unless all conditions are dropped, the conditions, `(rows, items)` each.
         steps: noise levels, `(rows,)`.
-        keep: 0 where the condition is dropped, else 1, `(rows,)`.
+        keep: 0 if the condition is dropped, else 1, `(rows,)`.
         weight: factors on the squared errors, `(rows,)`.
-        vectors: Gaussian vectors that the noise is mixed of, `(vectors, items)`.
-        places: seed and rows of each part.
+        vectors: Gaussian vectors that are mixed to noise, `(vectors, items)`.
+        parts: seed and rows of each part.
     """
 
     inputs: list[SparseRows]
@@ -145,23 +106,25 @@ class _Draws:
     keep: Tensor
     weight: Tensor
     vectors: Tensor
-    places: list[tuple[int, slice]]
+    parts: list[tuple[int, slice]]
 
 
 def _loss_by_parts(net: CDNet, schedule: Schedule, drawn: _Draws) -> Tensor:
-    """Go forwards and backwards a part at a time, and return the sum of the losses with its gradients."""
+    """Run each part forwards and backwards, and return the sum of the losses with its gradients."""
     hidden, device, inputs = net.encoder.shape[1], net.encoder.device, drawn.inputs
-    # one slice and one cast for all parts, so that their gradients meet in one array
+    # one slice and one cast for all parts, so that one array collects their gradients
     mixing = net.mix.weight[:, : len(inputs) * hidden].T.to(net.dtype)
     times = net.time_part(torch.arange(len(schedule.signal), device=device))
     with torch.no_grad():
         decoding = Reconstruction(net.decoder, net.decoder_bias, inputs[0], drawn.weight, net.dtype)
         directions = product(drawn.vectors, net.encoder, net.dtype)
         grad_encoded = torch.empty(len(inputs), len(drawn.steps), hidden, device=device)
+    # autograd ends at these leaves: their gradients are summed over the parts, and the gradient of the
+    # encoder, the largest array, is computed once, from the sums
     leaves = [x.detach().requires_grad_() for x in (directions, net.encoder_bias, mixing, times)]
     totals = [torch.zeros_like(x) for x in leaves]
 
-    def learn(seed: int, part: slice) -> Tensor:
+    def run_part(seed: int, part: slice) -> Tensor:
         with torch.no_grad():
             encoded = torch.stack([rows.bag(net.encoder, part) for rows in inputs])
         encoded.requires_grad_()
@@ -178,8 +141,8 @@ def _loss_by_parts(net: CDNet, schedule: Schedule, drawn: _Draws) -> Tensor:
             total.add_(own)
         return grad
 
-    for seed, part in drawn.places:
-        grad_encoded[:, part] = learn(seed, part)
+    for seed, part in drawn.parts:
+        grad_encoded[:, part] = run_part(seed, part)
     grad_directions, *others = totals
     grad_encoder = drawn.vectors.T @ grad_directions
     for i, rows in enumerate(inputs):
@@ -192,7 +155,7 @@ def _loss_by_parts(net: CDNet, schedule: Schedule, drawn: _Draws) -> Tensor:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw with a seed inside the context and go on outside as if nothing had been drawn."""
+    """Draw with a seed inside the context, without changing the random numbers outside."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -200,7 +163,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Reencoding:
-    """What decoding and encoding again does in `hidden` dimensions; the same for all rows.
+    """Decoding followed by encoding, as products in `hidden` dimensions; the same for all rows.
 
     Attributes:
         weight: G = W_d^T W_e, `(hidden, hidden)`.
@@ -227,26 +190,26 @@ def denoise_rows(
     semantic: SparseRows,
     behaviour: SparseRows,
     guidance: float,
-    again: Reencoding,
+    reencoding: Reencoding,
 ) -> Tensor:
     """Denoise some rows of the clean graph with classifier-free guidance (step 5).
 
-    The guided prediction (1 + omega) x0(c) - omega x0(none) is one pass, since the mix is linear in the
-    encodings: m = A enc(x_t) + (1 + omega) B enc(c) + time. Of x_t = a S + H W_d^T + c b_d no more is needed
-    than its encoding, to which m adds m G + b_d W_e, so that a step is one product, with A G.
+    The guided prediction (1 + omega) x0(c) - omega x0(none) needs one pass, since the mixing layer is linear
+    in the encodings: m = A enc(x_t) + (1 + omega) B enc(c) + time. Of x_t = a S + H W_d^T + c b_d only the
+    encoding is needed. A prediction m changes it by m G + b_d W_e, so that a step is one product, with A G.
 
     Returns:
-        m of the last step, `(rows, hidden)`; the last posterior mean is its prediction m W_d^T + b_d itself.
+        m of the last step, `(rows, hidden)`; the posterior mean at t = 0 is the prediction m W_d^T + b_d.
     """
     encoded = bag(net.encoder, semantic)
     guided = (1 + guidance) * net.condition_part(bag(net.encoder, behaviour) + net.encoder_bias)
-    guided_again = product(guided, again.weight, net.dtype) + again.bias
+    guided_reencoded = product(guided, reencoding.weight, net.dtype) + reencoding.bias
     times = net.time_part(torch.arange(len(schedule.signal), device=encoded.device))
-    times_again = times @ again.weight
+    times_reencoded = times @ reencoding.weight
     share, added = 1.0, torch.zeros_like(encoded)  # enc(x_t) = share enc(S) + added
     for step in range(len(schedule.signal) - 1, 0, -1):
         unit = net.unit(share * encoded + added + net.encoder_bias)
-        predicted = product(unit, again.row, net.dtype) + guided_again + times_again[step]
+        predicted = product(unit, reencoding.row, net.dtype) + guided_reencoded + times_reencoded[step]
         clean, old = float(schedule.posterior_clean[step]), float(schedule.posterior_noisy[step])
         share, added = old * share, clean * predicted + old * added
     return net.row_part(share * encoded + added + net.encoder_bias) + guided + times[0]
@@ -260,9 +223,9 @@ def denoised_lists(
     guidance: float,
     k: int,
     *,
-    candidates: bool = False,
+    search_candidates: bool = False,
 ) -> tuple[Tensor, Tensor, float]:
-    """Denoise all rows and find the k largest entries of each, a block of rows at a time.
+    """Denoise all rows and find the k largest entries of each, block by block.
 
     Args:
         net: CD-Net in evaluation mode.
@@ -270,33 +233,34 @@ def denoised_lists(
         semantic: S, `(items, items)`.
         behaviour: C, `(items, items)`.
         guidance: omega.
-        k: entries to keep of a row.
-        candidates: look only among neighbours of an item and their neighbours, see
-            :func:`largest_among`, whose cost grows with the items and not with their square.
+        k: number of entries to keep of a row.
+        search_candidates: search only among the neighbours of an item and their neighbours, see
+            :func:`largest_among`; the cost is then linear in the items and not quadratic.
 
     Returns:
-        Columns and values, both `(items, k)`, the largest first, and the share of the true columns that
-        was found, measured on `RECALL_ROWS` rows (1 when all items are searched).
+        Columns and values, both `(items, k)`, the largest first; and the share of the true columns that the
+        search found, measured on `RECALL_ROWS` rows (1 if all items are searched).
     """
     items, width = net.decoder.shape
-    again, device = Reencoding.of(net), net.decoder.device
-    linked = neighbourhood(semantic, behaviour) if candidates else None
-    low_decoder = net.decoder if candidates else net.decoder.to(net.dtype)
-    step, apart = max(1, DENOISED_ENTRIES // width), max(1, items // RECALL_ROWS)
+    reencoding, device = Reencoding.of(net), net.decoder.device
+    linked = neighbourhood(semantic, behaviour) if search_candidates else None
+    low_decoder = net.decoder if search_candidates else net.decoder.to(net.dtype)
+    step, stride = max(1, DENOISED_ENTRIES // width), max(1, items // RECALL_ROWS)
     best, columns, sampled = [], [], []
     for start in range(0, items, step):
         block = slice(start, start + step)
         clean, condition = (SparseRows(sp.csr_array(graph[block]), device) for graph in (semantic, behaviour))
-        hidden = denoise_rows(net, schedule, clean, condition, guidance, again)
+        hidden = denoise_rows(net, schedule, clean, condition, guidance, reencoding)
         if linked is None:
-            values, places = largest_entries(net, hidden, k, low_decoder)
+            values, positions = largest_entries(net, hidden, k, low_decoder)
         else:
-            values, places = largest_among(net, hidden, sp.csr_array(linked[block] @ linked), k)
-            sampled.append(hidden[-start % apart :: apart].clone())  # a view would keep the block
+            values, positions = largest_among(net, hidden, sp.csr_array(linked[block] @ linked), k)
+            # every stride-th row of all items; a view instead of a copy would keep the whole block in memory
+            sampled.append(hidden[-start % stride :: stride].clone())
         best.append(values)
-        columns.append(places)
+        columns.append(positions)
     lists, recall = torch.cat(columns), 1.0
     if sampled:
         _, exact = largest_entries(net, torch.cat(sampled), k, net.decoder)
-        recall = float((exact[:, :, None] == lists[::apart, None]).any(dim=2).float().mean())
+        recall = float((exact[:, :, None] == lists[::stride, None]).any(dim=2).float().mean())
     return lists, torch.cat(best), recall

@@ -1,8 +1,8 @@
-"""What a user's history says of an item directly: people buy them together, or they are neighbours.
+"""The history term: how similar an item is to what the user has, added to the inner product in ranking.
 
-Representations of some dozen numbers generalise, and forget which pairs people really buy together. Two
-sparse matrices remember: shrunk cosines of co-occurrence (Sarwar et al. 2001) and the links of the item
-graph. They take no part in training and are added to the inner product when ranking.
+Representations of 64 numbers generalise, but cannot keep which pairs people really buy together. Two sparse
+matrices can: shrunk cosines of co-occurrence (Sarwar et al. 2001) and the links of the item graph. They
+are not trained.
 """
 
 import numpy as np
@@ -15,13 +15,13 @@ from mmtoolkit.recommend.models.learner import Embeddings, HistoryWeights, WithH
 
 
 class History:
-    """The weights between what a user has and every item."""
+    """The weights between the items of a history and all items."""
 
     def __init__(self, train: sp.csr_array, settings: HistorySettings) -> None:
-        """Find what people buy together.
+        """Compute the similarities by co-occurrence.
 
         Args:
-            train: what users have, `(users, items)`.
+            train: interactions, `(users, items)`.
             settings: of the term; with `weight` 0 nothing is computed.
         """
         self.train, self.settings = train, settings
@@ -39,7 +39,7 @@ class History:
     def add_to(
         self, embeddings: Embeddings, item_graph: sp.csr_array, device: torch.device
     ) -> Embeddings | WithHistory:
-        """Add the term to inner products, or leave them as they are where its weight is 0."""
+        """Add the term to inner products, unless its weight is 0."""
         if not self.settings.weight:
             return embeddings
         return WithHistory(embeddings, HistoryWeights(self.train, self.weights(item_graph), device))

@@ -1,4 +1,4 @@
-"""IGDMRec in training: an epoch teaches CD-Net, denoises the item graph and teaches the recommender on it."""
+"""IGDMRec in training: an epoch trains CD-Net, denoises the item graph, and trains the recommender on it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from mmtoolkit.recommend.graphs.graph import (
     user_item_graph,
     weighted_list_graph,
 )
-from mmtoolkit.recommend.models.diffusion import Schedule, denoised_lists, training_loss
+from mmtoolkit.recommend.models.diffusion import denoised_lists, training_loss
 from mmtoolkit.recommend.models.history import History
 from mmtoolkit.recommend.models.learner import Embeddings, Learner, Loop, WithHistory, adam, load_module, pick
 from mmtoolkit.recommend.models.losses import bpr_loss, embedding_penalty, info_nce
 from mmtoolkit.recommend.models.networks import CDNet, Recommender
+from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.models.search import EXACT_UP_TO
 
 
 class Igdmrec(Learner):
-    """Both networks and the three item graphs; with `item_graph: semantic` the recommender alone."""
+    """Both networks and the three item graphs; with `item_graph: semantic`, only the recommender."""
 
     recommender: Recommender
     item_graph: sp.csr_array
@@ -54,13 +55,13 @@ class Igdmrec(Learner):
         self._use(self.item_graph)
 
     def begin_epoch(self, loop: Loop) -> dict[str, float]:
-        """Teach CD-Net for some passes and denoise the item graph with it."""
+        """Train CD-Net for some passes and denoise the item graph with it."""
         if self.net is None:
             return {}
         return self.train_diffusion(self.net, loop) | self.denoise_graph(self.net, loop)
 
     def train_diffusion(self, net: CDNet, loop: Loop) -> dict[str, float]:
-        """Teach CD-Net for some passes over the rows of the item graph."""
+        """Train CD-Net for some passes over the rows of the semantic graph."""
         settings, items = self.settings.diffusion, self.data.items
         net.train()
         losses = []
@@ -73,11 +74,12 @@ class Igdmrec(Learner):
         return {"loss_diffusion": float(np.mean(losses))}
 
     def denoise_graph(self, net: CDNet, loop: Loop) -> dict[str, float]:
-        """Replace the item graph by the denoised one, and say how much of the semantic graph it keeps."""
+        """Replace the item graph by the denoised one, and return how much of the semantic graph it keeps."""
         graph = self.settings.graph
         net.eval()
         with loop.clock("denoising"):
-            few = graph.search == "candidates" or (graph.search == "auto" and self.data.items > EXACT_UP_TO)
+            many = self.data.items > EXACT_UP_TO
+            search_candidates = graph.search == "candidates" or (graph.search == "auto" and many)
             lists, scores, recall = denoised_lists(
                 net,
                 self.schedule,
@@ -85,7 +87,7 @@ class Igdmrec(Learner):
                 self.behaviour,
                 self.settings.diffusion.guidance,
                 graph.denoised_neighbours,
-                candidates=few,
+                search_candidates=search_candidates,
             )
             denoised = weighted_list_graph(lists, scores, graph.denoised_weights)
             share = np.float32(graph.semantic_share)
@@ -93,7 +95,7 @@ class Igdmrec(Learner):
             self._use(sp.csr_array(mixture))
         kept = (denoised != 0).multiply(self.semantic != 0).nnz / max(1, self.semantic.nnz)
         facts = {"kept_semantic_edges": kept}
-        if few:
+        if search_candidates:
             facts["search_recall"] = recall
         if self.data.groups is not None:
             facts["purity_denoised"] = edge_purity(denoised, self.data.groups)
@@ -121,7 +123,7 @@ class Igdmrec(Learner):
 
     @torch.no_grad()
     def scorer(self) -> Embeddings | WithHistory:
-        """Return the representations of users and items, and what histories add to them."""
+        """Return the representations of users and items, and the history term if there is one."""
         embeddings = Embeddings(*self.recommender(self.user_item, self._propagation))
         return self.history.add_to(embeddings, self.item_graph, self.device)
 
@@ -134,7 +136,7 @@ class Igdmrec(Learner):
         }
 
     def load_weights(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Take the embeddings and their item graph back from a checkpoint."""
+        """Load the embeddings and their item graph from a checkpoint."""
         super().load_weights(checkpoint, path)
         self._use(stored_item_graph(checkpoint, self.data.items))
 
@@ -143,12 +145,12 @@ class Igdmrec(Learner):
         return {"cdnet": {} if self.net is None else self.net.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take the weights of CD-Net back."""
+        """Load the weights of CD-Net."""
         if self.net is not None:
             self.net.load_state_dict(state["cdnet"])
 
     def sizes(self) -> dict[str, int]:
-        """Count the edges of the graphs and the steps of CD-Net in an epoch."""
+        """Return the numbers of edges of the graphs and of steps of CD-Net in an epoch."""
         settings = self.settings.diffusion
         facts = {
             "semantic_edges": self.semantic.nnz,
@@ -174,7 +176,7 @@ class Igdmrec(Learner):
 
 
 def condition_rows(settings: RecommendSettings, data: RecommendData) -> sp.csr_array:
-    """Return the conditions of the diffusion, `(items, items)`: the behavioural graph, or nothing."""
+    """Return the conditions of the diffusion, `(items, items)`: the behavioural graph, or an empty matrix."""
     if settings.graph.behaviour_condition:
         return behaviour_graph(data.train, settings.graph)
     return sp.csr_array((data.items, data.items), dtype=np.float32)
@@ -188,7 +190,7 @@ def stored_scorer(
     path: Path,
     device: torch.device,
 ) -> Embeddings | WithHistory:
-    """Rank with a checkpoint, without the graphs and the network that only training needs."""
+    """Return what ranks with a checkpoint, without the graphs and the network that only training needs."""
     recommender = Recommender(data.users, data.items, settings.model)
     load_module(recommender, checkpoint, path)
     item_graph = stored_item_graph(checkpoint, data.items)

@@ -1,4 +1,4 @@
-"""What the training loop asks of a model, and what a trained model ranks with."""
+"""The interface between the training loop and the models, and the forms of a trained model's scores."""
 
 import time
 from abc import ABC, abstractmethod
@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtoolkit.core.checkpoint import Checkpoint, matching_weights
-from mmtoolkit.core.errors import DivergenceError
+from mmtoolkit.core.training import check_finite
 from mmtoolkit.recommend.config import RecommendSettings
 from mmtoolkit.recommend.data.dataset import IntArray, RecommendData
 from mmtoolkit.recommend.graphs.sparse import SparseRows, bag
@@ -23,7 +22,7 @@ from mmtoolkit.recommend.training.workers import ALONE, Workers
 
 
 class Scorer(Protocol):
-    """Something that scores all items for some users."""
+    """Scores all items for some users."""
 
     def scores(self, users: IntArray) -> Tensor:
         """Return a new array of scores, `(users, items)`."""
@@ -48,12 +47,13 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class HistoryWeights:
-    """Scores as the sum of the weights between what a user has and every item.
+    """Scores as sums of the weights between the user's items and all items.
 
     Attributes:
-        history: what users have, `(users, items)`.
-        weights: `(items, items)`, dense or sparse; row j says for which items having j speaks.
-        device: where the scores are wanted.
+        history: items of the users, `(users, items)`.
+        weights: `(items, items)`, dense or sparse; row j is what item j of a user
+            adds to the score of each item.
+        device: of the scores.
     """
 
     history: sp.csr_array
@@ -70,7 +70,7 @@ class HistoryWeights:
 
 @dataclass(frozen=True)
 class WithHistory:
-    """Inner products plus what the history says directly."""
+    """Inner products plus the history term."""
 
     embeddings: Embeddings
     history: HistoryWeights
@@ -91,9 +91,13 @@ class SameForAll:
         return self.items.repeat(len(users), 1)
 
 
+RATES = {"cdnet": "diffusion.learning_rate", "recommender": "train.learning_rate"}
+"""Setting of each optimizer's learning rate."""
+
+
 @dataclass
 class Loop:
-    """Where training stands: the epoch, its seconds by stage and the processes that share the work."""
+    """The position of training: the epoch, its seconds by stage and the processes that share the work."""
 
     device: torch.device
     workers: Workers = ALONE
@@ -110,29 +114,27 @@ class Loop:
         self.seconds[stage] = self.seconds.get(stage, 0) + time.perf_counter() - start
 
     def step(self, name: str, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-        """Step an optimizer down this process's part of a batch's loss and return the whole loss.
+        """Take one optimizer step on this process's part of a batch's loss, and return the whole loss.
 
         Raises:
             DivergenceError: if the loss is not finite.
         """
-        value = self.workers.total(loss.item())
-        if not np.isfinite(value):
-            where = {"cdnet": "diffusion.learning_rate"}.get(name, "train.learning_rate")
-            raise DivergenceError(f"epoch {self.epoch}: the loss of the {name} is {value}; lower {where}")
+        setting = RATES[name]
+        value = check_finite(self.workers.total(loss.item()), f"epoch {self.epoch}, {name}", setting)
         loss.backward()
         self.workers.add_gradients(optimizer)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # now, so that no gradients are held in the stages that follow
+        optimizer.zero_grad(set_to_none=True)  # now, so that the following stages hold no gradients in memory
         return value
 
 
 class Learner(ABC):
-    """A model while it is trained; the loop is in :mod:`mmtoolkit.recommend.train`.
+    """A model in training; the loop is in :mod:`mmtoolkit.recommend.training.loop`.
 
     Attributes:
         recommender: the network whose weights are enough to rank.
-        optimizers: by name; `recommender` steps on :meth:`loss`. None of them: a closed form.
-        item_graph: normalised graph of the items that the representations use, or None.
+        optimizers: by name; `recommender` minimises :meth:`loss`. A closed form has none.
+        item_graph: normalised item graph that the representations use, or None.
     """
 
     recommender: nn.Module
@@ -140,12 +142,12 @@ class Learner(ABC):
     item_graph: sp.csr_array | None = None
 
     def __init__(self, settings: RecommendSettings, data: RecommendData, device: torch.device) -> None:
-        """Keep what every model needs; networks and optimizers are the subclass's."""
+        """Store what every model needs; subclasses make networks and optimizers."""
         self.settings, self.data, self.device = settings, data, device
         self.optimizers = {}
 
     def begin_epoch(self, loop: Loop) -> dict[str, float]:  # noqa: ARG002
-        """Do what comes before an epoch's batches of triples, and return facts for metrics.jsonl."""
+        """Run the part of an epoch before the batches of triples, and return values for metrics.jsonl."""
         return {}
 
     @abstractmethod
@@ -154,14 +156,14 @@ class Learner(ABC):
 
     @abstractmethod
     def scorer(self) -> Scorer:
-        """Return what ranks now."""
+        """Return the scores of the current weights."""
 
     def weights(self) -> dict[str, Tensor]:
         """Return named weights, enough to rank."""
         return {f"recommender.{k}": v for k, v in self.recommender.state_dict().items()}
 
     def load_weights(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Take :meth:`weights` back from a checkpoint.
+        """Load :meth:`weights` from a checkpoint.
 
         Raises:
             CheckpointError: if they belong to another model.
@@ -169,18 +171,18 @@ class Learner(ABC):
         load_module(self.recommender, checkpoint, path)
 
     def state(self) -> dict[str, Any]:
-        """Return what only further training needs, besides the optimizers."""
+        """Return what only further training needs, without the optimizers."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most models have none
-        """Take :meth:`state` back."""
+        """Load :meth:`state`."""
 
     def sizes(self) -> dict[str, int]:
-        """Count what the model adds to the work, for `--dry-run`."""
+        """Return the sizes of the model's work, for a dry run."""
         return {}
 
     def purities(self) -> dict[str, float]:
-        """Judge the item graphs against known groups of items, where the data set has them."""
+        """Return the share of each item graph's edges within a known group; empty without groups."""
         return {}
 
 
@@ -202,7 +204,7 @@ def load_module(module: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 def pick(batch: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Look up the rows of a batch of triples: `(batch, width)` of users, positives and negatives."""
-    # embedding's gradient adds up in a fixed order; that of plain indexing does not
+    # the gradient of F.embedding is summed in a fixed order, that of plain indexing is not
     user, positive, negative = (
         F.embedding(ids, rows) for rows, ids in zip((users, items, items), batch.T, strict=True)
     )

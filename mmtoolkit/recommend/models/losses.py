@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mmtoolkit.recommend.graphs.sparse import SparseRows
 
 CONTRAST_BLOCK = 2**21
-"""Entries of a block of similarities: 8 MB, which stays in the cache."""
+"""Entries of a block of similarities: 8 MB, which fits into the cache."""
 
 PANEL = 256
 """Columns of a symmetric matrix that are computed at once."""
@@ -22,7 +22,7 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def add_half(result: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a^T b, known to be symmetric, to `(width, width)`, little more than its lower half.
+    """Add a^T b, known to be symmetric, to the lower half of a matrix (and to the blocks on its diagonal).
 
     Args:
         result: `(width, width)`, float32; :func:`mirror` fills its upper half once all has been added.
@@ -48,13 +48,13 @@ def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     Args:
         users: representations, `(batch, width)`.
         positives: of an item that each user has, `(batch, width)`.
-        negatives: of one that the user does not have, `(batch, width)`.
+        negatives: of an item that the user does not have, `(batch, width)`.
     """
     return -F.logsigmoid((users * (positives - negatives)).sum(dim=1)).mean()
 
 
 def embedding_penalty(*representations: Tensor) -> Tensor:
-    """Squared norm of the representations in use, a row's mean over the batch."""
+    """Squared norm of the representations in use, as the mean over the batch."""
     return sum((x.square().sum() for x in representations), torch.zeros(())) / len(representations[0])
 
 
@@ -68,7 +68,7 @@ def info_nce(
         keys: second view of the items, `(items, width)`.
         chosen: items of the batch, `(batch,)`; repeated ones count repeatedly.
         temperature: tau.
-        in_batch: contrast with the items of the batch alone, not with all.
+        in_batch: contrast only with the items of the batch, not with all items.
 
     Returns:
         Mean over `chosen` of -log softmax_j(cos(queries_i, keys_j) / tau) at j = i.
@@ -86,12 +86,13 @@ def _weighted_info_nce(q: Tensor, k: Tensor, target: Tensor, weight: Tensor, tem
         grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
         loss, scaled = q.new_zeros(()), q / temperature
         step = max(1, CONTRAST_BLOCK // len(k))
-        buffer = q.new_empty(min(step, len(q)), len(k))  # memory that is new in each block costs page faults
+        buffer = q.new_empty(min(step, len(q)), len(k))  # new memory in each block would cost page faults
         for start in range(0, len(q), step):
             rows = slice(start, start + step)
             part, own = q[rows], target[rows]
             share = torch.mm(scaled[rows], k.T, out=buffer[: len(part)])
             logit = share.gather(1, own[:, None]).squeeze(1)
+            # softmax in place: subtract the largest for stability; the sum then normalises loss and gradients
             largest = share.amax(dim=1)
             total = share.sub_(largest[:, None]).exp_().sum(dim=1)
             loss += (weight[rows] * (total.log() + largest - logit)).sum()
@@ -104,9 +105,10 @@ def _weighted_info_nce(q: Tensor, k: Tensor, target: Tensor, weight: Tensor, tem
 
 
 def with_gradients(loss: Tensor, gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
-    """Return a loss to step down whose gradients in its inputs have been computed with it.
+    """Return a loss whose gradients have been computed with it, ready for `backward`.
 
-    Going backwards uses the gradients up: their memory is handed on.
+    Gradients computed together with the loss save a second pass over the data. The backward pass passes
+    their memory on, so it can run only once.
     """
     known: Tensor = _WithGradients.apply(loss, gradients, *inputs)
     return known
@@ -122,19 +124,19 @@ class _WithGradients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients  # type: ignore[attr-defined]
-        del ctx.gradients  # type: ignore[attr-defined]  # so that they are handed on and not copied
+        del ctx.gradients  # type: ignore[attr-defined]  # so that they are passed on and not copied
         return None, None, *(part.mul_(grad) for part in gradients)
 
 
 class Reconstruction:
     """Weighted squared error of decoded rows against sparse targets, a part of a batch at a time (step 3).
 
-    The sum over i of w_i sum_j (S_ij - (m_i W_d^T + b_d)_j)^2, but expanded, so that no `(batch, items)`
+    This is the sum over i of w_i sum_j (S_ij - (m_i W_d^T + b_d)_j)^2, expanded so that no `(batch, items)`
     prediction is made: with A = sum_i w_i m_i m_i^T and G = W_d^T W_d the squared prediction is tr(A G) plus
-    terms in W_d^T b_d, and the rest lives on the non-zeros of S. m is what CD-Net feeds its decoder.
+    terms in W_d^T b_d, and the other terms only need the non-zeros of S. m is the input of CD-Net's decoder.
 
     Attributes:
-        loss: of the parts that have been added.
+        loss: of the parts added so far.
     """
 
     @torch.no_grad()
@@ -166,7 +168,9 @@ class Reconstruction:
         weighted = torch.mul(self.weight[part, None], mixed, out=self.weighted[part])
         low = weighted.to(self.dtype)
         add_half(self.outer, low, mixed.to(self.dtype))
-        grad = product(low, self.gram, self.dtype)
+        grad = product(
+            low, self.gram, self.dtype
+        )  # w m G: half the gradient, and with m the squared prediction
         target = self.rows.bag(self.decoder, part).sub_(self.cross)
         self.loss += torch.vdot(mixed.flatten(), grad.flatten())
         self.loss -= 2 * torch.vdot(weighted.flatten(), target.flatten())

@@ -12,9 +12,9 @@ from mmtoolkit.recommend.models.losses import product
 class CDNet(nn.Module):
     """Predict clean rows of the item graph from noisy ones and behavioural conditions (section III-C).
 
-    One linear encoder `items -> hidden` is shared by the row and its condition, one linear decoder
-    leads back. Only what happens in `hidden` dimensions is computed here: encoding a sparse row and
-    decoding are linear, so :mod:`mmtoolkit.recommend.models.diffusion` never makes a row of `items` numbers.
+    The row and its condition share one linear encoder `items -> hidden`; one linear decoder maps back. This
+    class only computes what happens in `hidden` dimensions: encoding a sparse row and decoding are linear, so
+    that :mod:`mmtoolkit.recommend.models.diffusion` never makes a dense row of `items` numbers.
     """
 
     def __init__(self, items: int, settings: DiffusionSettings, dtype: torch.dtype) -> None:
@@ -40,7 +40,7 @@ class CDNet(nn.Module):
 
     @property
     def row_mixing(self) -> Tensor:
-        """Weights that an encoded noisy row is mixed with, `(hidden, hidden)`."""
+        """Weights of the mixing layer for an encoded noisy row, `(hidden, hidden)`."""
         return self.mix.weight[:, : self.encoder.shape[1]].T
 
     def row_part(self, encoded: Tensor) -> Tensor:
@@ -58,20 +58,20 @@ class CDNet(nn.Module):
         return F.linear(embedded, self.mix.weight[:, 2 * self.encoder.shape[1] :], self.mix.bias)
 
     def unit(self, encoded: Tensor) -> Tensor:
-        """Bring encoded rows, `(batch, hidden)`, to length 1 and, in training, drop entries of them."""
+        """Normalise encoded rows, `(batch, hidden)`, to length 1 and, in training, apply dropout."""
         unit = F.normalize(encoded, dim=1)
         return drop_entries(unit, self.dropout) if self.training and self.dropout else unit
 
 
 def drop_entries(x: Tensor, share: float) -> Tensor:
-    """Set a share of the entries to zero and scale the others so that the mean stays (dropout).
+    """Set a share of the entries to zero and scale the others so that the mean stays the same (dropout).
 
-    Each entry takes 16 bits of a draw of 64; torch's own dropout draws for every entry anew, which takes
-    a fifteenth of a training pass on a CPU.
+    Each entry uses 16 bits of a draw of 64 bits. Torch's own dropout makes a draw for every entry, which
+    takes 7 % of a training pass on a CPU.
     """
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    lots = draws.view(torch.int16)[: x.numel()].view_as(x)
-    kept = lots >= round(share * 2**16) - 2**15
+    random_bits = draws.view(torch.int16)[: x.numel()].view_as(x)
+    kept = random_bits >= round(share * 2**16) - 2**15
     return x * (kept / (1 - share))
 
 

@@ -1,4 +1,4 @@
-"""What is known of the items: their texts and their pictures."""
+"""The catalogue: texts and pictures of the items."""
 
 import html
 import re
@@ -20,7 +20,8 @@ from mmtoolkit.recommend.prepare.readers import (
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 TAG = re.compile(r"<[a-zA-Z/][^<>]*>")
 SPACE = re.compile(r"\s+")
-OPTIONS = {"item": "--set columns.catalogue_item", "text": "--text-column", "image": "--image-column"}
+OPTIONS = {"item": "--set columns.catalogue_item", "text": "`text_column`", "image": "`image_column`"}
+"""How a user names the column of each role, for messages."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -29,11 +30,11 @@ class Catalogue:
     """Texts and picture files of the items, in their order.
 
     Attributes:
-        texts: empty where nothing is known.
-        titles: the first text column alone, for people.
-        pictures: named files below the image folder; empty where none is named.
-        columns: what was read from which column.
-        unknown: rows of items without interactions.
+        texts: empty for items without a text.
+        titles: the first text column, for people.
+        pictures: file names below the image folder; empty if the catalogue names none.
+        columns: column of each role.
+        unknown: number of rows of items without interactions.
     """
 
     texts: list[str]
@@ -51,14 +52,14 @@ def read_catalogue(
     texts_needed: bool = True,
     options: Mapping[str, str] = OPTIONS,
 ) -> Catalogue:
-    """Read the texts of some items; of several rows of an item the first with a text counts.
+    """Read the texts of some items; if an item has several rows, its first text is used.
 
     Args:
-        path: a catalogue in any of the formats; None: no texts.
+        path: a catalogue in any format; None: no texts.
         names: ids of the items, in their order.
         chosen: columns that the user named.
         texts_needed: refuse a catalogue without a column of texts.
-        options: how the user would name the column of each part.
+        options: how the user names the column of each role, for messages.
 
     Raises:
         DataError: naming the line or the column that cannot be used, or if no item is found.
@@ -71,27 +72,28 @@ def read_catalogue(
     text = _text_columns(path, header, item, chosen.text, options["text"])
     if texts_needed and not text:
         raise DataError(
-            f"no column looks like a text; name some with {options['text']}; there are: {', '.join(header)}",
+            f"no column looks like a text; name some with {options['text']}; "
+            f"the columns are: {', '.join(header)}",
             path=path,
             line=1,
         )
     image = chosen.image and choose_column(path, header, "text", chosen.image, options["image"])
-    places = {name: place for place, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(names)}
     unknown, known = 0, set()
     for line, row in rows:
         name = identifier(row.get(item))
         if not name:
-            raise DataError(f"no item in column '{item}'; mend or delete this line", path=path, line=line)
-        place = places.get(name)
-        if place is None:
+            raise DataError(f"no item in column '{item}'; correct or delete this line", path=path, line=line)
+        number = numbers.get(name)
+        if number is None:
             unknown += 1
             continue
-        known.add(place)
-        if not texts[place]:
+        known.add(number)
+        if not texts[number]:
             parts = [clean_text(row.get(column)) for column in text]
-            texts[place] = ". ".join(part for part in parts if part)
-            titles[place] = parts[0] if parts else ""
-        pictures[place] = pictures[place] or identifier(row.get(image) if image else None)
+            texts[number] = ". ".join(part for part in parts if part)
+            titles[number] = parts[0] if parts else ""
+        pictures[number] = pictures[number] or identifier(row.get(image) if image else None)
     if not known:
         raise DataError(f"column '{item}' has none of the items of the interactions", path=path)
     read = {"item": item, "text": ", ".join(text), "image": image}
@@ -100,7 +102,7 @@ def read_catalogue(
 
 
 def read_item_names(path: Path, chosen: ColumnSettings, options: Mapping[str, str] = OPTIONS) -> list[str]:
-    """List the items of a catalogue, each once, in its order.
+    """List the distinct items of a catalogue, in its order.
 
     Raises:
         DataError: if it cannot be read.
@@ -119,7 +121,7 @@ def _text_columns(
 
 
 def clean_text(value: Any) -> str:
-    """Flatten lists and mappings, drop markup and halves of letters, join white space."""
+    """Flatten lists and mappings, remove markup and unpaired surrogates, and join white space."""
     if value is None:
         return ""
     if isinstance(value, dict):
@@ -131,15 +133,15 @@ def clean_text(value: Any) -> str:
 
 
 def find_pictures(folder: Path | None, names: Sequence[str], named: Sequence[str]) -> list[Path | None]:
-    """Find the picture of each item: the named file, else one that is named as the item.
+    """Find the picture of each item: the file that the catalogue names, else the file with the item's name.
 
     Raises:
-        DataError: if there is no such folder, or no picture for any item.
+        DataError: if the folder does not exist, or has no picture of any item.
     """
     if folder is None:
         return [None] * len(names)
     if not folder.is_dir():
-        raise DataError("no such folder; name the folder of the pictures with --images", path=folder)
+        raise DataError("no such folder; name the folder of the pictures with `images`", path=folder)
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -151,8 +153,8 @@ def find_pictures(folder: Path | None, names: Sequence[str], named: Sequence[str
     ]
     if not any(found):
         raise DataError(
-            f"none of its {len(files) // 2} pictures belongs to an item; name the files as the items "
-            f"('{names[0]}.jpg'), or name their column with --image-column",
+            f"none of its {len(files) // 2} pictures belongs to an item; name the files like the items "
+            f"('{names[0]}.jpg'), or name their column with `image_column`",
             path=folder,
         )
     return found

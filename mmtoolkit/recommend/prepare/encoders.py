@@ -1,7 +1,7 @@
 """Text and image encoders: sentence-transformers, transformers, timm and EfficientNet-Lite models.
 
-An encoder is named by a folder, by `package:NAME` for weights that an installed package carries, or by a
-hub id. Only names and tensors are taken from it: no code of the model's own, no pickled objects.
+The name of an encoder is a folder, `package:NAME` for weights inside an installed package, or a hub id. Only
+names and tensors are read from it: no code of the model, no pickled objects.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmtoolkit.core.errors import DataError, UsageError
-from mmtoolkit.core.extras import need
+from mmtoolkit.core.extras import install_command, need
 from mmtoolkit.core.logging import logger
 from mmtoolkit.recommend.data.dataset import FloatArray
 
@@ -38,8 +38,8 @@ class Encoder:
     """A loaded encoder.
 
     Attributes:
-        name: as the user named it.
-        sha256: of its weights and settings.
+        name: as the user wrote it.
+        sha256: hash of its weights and settings.
         width: length of its vectors.
         encode: texts or pictures (RGB) to `(n, width)`.
     """
@@ -55,29 +55,29 @@ def locate(name: str, kind: Kind, *, fetch: bool = True) -> Path | None:
 
     Args:
         name: folder, `package:NAME` or hub id.
-        kind: for the message.
-        fetch: fetch a hub id now; otherwise a hub id gives None.
+        kind: for messages.
+        fetch: download a hub id now; otherwise a hub id gives None.
 
     Raises:
-        UsageError: if there is no such model, with the remedy.
+        UsageError: if the model does not exist.
     """
     if name.startswith("package:"):
         return _inside_package(name.removeprefix("package:"), kind)
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UsageError(f"--{kind}-encoder {name}: no such folder, nor a hub id as OWNER/NAME")
+        raise UsageError(f"`{kind}_encoder` {name}: neither a folder nor a hub id as OWNER/NAME")
     return _fetch(name, kind) if fetch else None
 
 
 def _inside_package(package: str, kind: Kind) -> Path:
-    """Find the model that an installed package carries; its code is not run."""
+    """Find the model inside an installed package, without running its code."""
     module = package.replace("-", "_")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            f"--{kind}-encoder package:{package}: not installed: pip install {package}, "
-            f"or name another model with --{kind}-encoder"
+            f"`{kind}_encoder` package:{package}: this package is not installed; install it "
+            f"(the default encoders: {install_command(EXTRA)}), or name another model"
         )
     root = Path(spec.submodule_search_locations[0])
     found = sorted([*root.rglob("modules.json"), *root.rglob("config.json")], key=lambda p: len(p.parts))
@@ -85,20 +85,20 @@ def _inside_package(package: str, kind: Kind) -> Path:
         return found[0].parent
     weights = sorted(root.rglob("efficientnet-lite*.pth"))
     if not weights:
-        raise UsageError(f"--{kind}-encoder package:{package}: that package carries no model")
+        raise UsageError(f"`{kind}_encoder` package:{package}: this package contains no model")
     return weights[0]
 
 
 def _fetch(name: str, kind: Kind) -> Path:
     from huggingface_hub import snapshot_download
 
-    logger.info("%s: fetching what is not yet in the hub's cache", name)
+    logger.info("%s: downloading what is not yet in the hub's cache", name)
     try:
         return Path(snapshot_download(name, allow_patterns=[*MODEL_FILES, "*/*.json"]))
     except Exception as error:  # the hub client's errors share no base class
         reason = str(error).strip().splitlines()[0]
         raise UsageError(
-            f"--{kind}-encoder {name}: no such folder, and not to be fetched: {reason}"
+            f"`{kind}_encoder` {name}: no such folder, and the download failed: {reason}"
         ) from None
 
 
@@ -106,7 +106,7 @@ def load_encoder(name: str, kind: Kind, device: torch.device) -> Encoder:
     """Load a text or an image encoder.
 
     Raises:
-        UsageError: if there is no such model, or a package that it needs is missing.
+        UsageError: if the model does not exist, or a package that it needs is missing.
         DataError: if its files cannot be used.
     """
     path = locate(name, kind)
@@ -131,7 +131,7 @@ def _image_loader(path: Path) -> Callable[[Path, torch.device], Encode]:
 
 
 def _sentence_model(path: Path, device: torch.device) -> Encode:
-    """Load a sentence-transformers model, or a bare transformers model with its tokens averaged."""
+    """Load a sentence-transformers model, or a transformers model whose tokens are averaged."""
     _quiet_transformers()
     library = need("sentence_transformers", EXTRA, "encoding texts")
     model = library.SentenceTransformer(str(path), device=str(device), local_files_only=True)
@@ -146,8 +146,8 @@ def _sentence_model(path: Path, device: torch.device) -> Encode:
 def _transformers_model(path: Path, device: torch.device) -> Encode:
     """Load an image model of transformers with its own picture processor.
 
-    The vector is the model's image embedding (CLIP and its kin), else its pooled output, else the first
-    token where the checkpoint has no weights for the pooling layer.
+    The vector is the model's image embedding (CLIP and similar models), else its pooled output, else the
+    first token if the checkpoint has no weights for the pooling layer.
     """
     from transformers import AutoImageProcessor, AutoModel
 
@@ -201,11 +201,11 @@ def _timm_model(path: Path, device: torch.device) -> Encode:
 
 
 def _efficientnet_lite(path: Path, device: torch.device) -> Encode:
-    """Load EfficientNet-Lite weights; whole pictures are squeezed to the model's square."""
+    """Load EfficientNet-Lite weights; pictures are resized to the model's square without cropping."""
     library = need("efficientnet_lite_pytorch", EXTRA, "EfficientNet-Lite")
     found = re.match(r"efficientnet-lite\d", path.name)
     if found is None:
-        raise ValueError("its file name does not tell which EfficientNet-Lite it is")
+        raise ValueError("its file name names no EfficientNet-Lite variant")
     side = library.EfficientNet.get_image_size(found[0])
     model = library.EfficientNet.from_name(found[0])
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -226,7 +226,7 @@ def _pixel_encoder(
     std: Sequence[float],
     device: torch.device,
 ) -> Encode:
-    """Encode pictures that are cut to one size and normalised by channel."""
+    """Encode pictures that are resized to one size and normalised per channel."""
     model = model.to(device).eval()
     centre, spread = np.array(mean, np.float32), np.array(std, np.float32)
 
@@ -260,7 +260,7 @@ def _quiet_transformers() -> None:
 
 
 def _hash_model(path: Path) -> str:
-    """Hash the files that make the model, in the order of their names."""
+    """Hash the files of the model, in the order of their names."""
     files = [path] if path.is_file() else sorted(p for g in MODEL_FILES for p in path.rglob(g))
     digest = hashlib.sha256()
     for file in files:

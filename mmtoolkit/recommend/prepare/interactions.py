@@ -1,4 +1,4 @@
-"""Interactions from a raw file as arrays, with the names of users and items beside them."""
+"""Read interactions from a raw file into arrays, with the ids of users and items."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,20 +25,26 @@ from mmtoolkit.recommend.prepare.readers import (
 DoubleArray = NDArray[np.float64]
 
 OPTIONAL = ("rating", "time", "label")
-"""Parts of an interaction beside user and item."""
+"""Parts of an interaction in addition to user and item."""
 
-OPTIONS = {role: f"--{role}-column" for role in ("user", "item", "rating", "time")} | {
+OPTIONS = {role: f"`{role}_column`" for role in ("user", "item", "rating", "time")} | {
     "label": "--set columns.label"
 }
+"""How a user names the column of each role, for messages."""
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """Who had what; `n` interactions in the order of the file.
+    """`n` interactions of users with items, in the order of the file.
 
     Attributes:
-        users: user of each, a place in `user_names`, `(n,)`; likewise `items`.
-        rating: `(n,)` or None; likewise `time` and `label` (0 train, 1 validation, 2 test).
+        user_names: ids of the users.
+        item_names: ids of the items.
+        users: user of each interaction, an index of `user_names`, `(n,)`.
+        items: item of each interaction, an index of `item_names`, `(n,)`.
+        rating: `(n,)`, or None.
+        time: `(n,)`, or None.
+        label: split, 0 train, 1 validation, 2 test, `(n,)`, or None.
         columns: the column that each part was read from.
     """
 
@@ -56,7 +62,7 @@ class Interactions:
         return len(self.users)
 
     def pick(self, chosen: NDArray[Any]) -> "Interactions":
-        """Keep some interactions (a mask or places), and number users and items anew by first place."""
+        """Keep some interactions (a mask or indices); number users and items by first appearance."""
         users, user_names = _renumber(self.users[chosen], self.user_names)
         items, item_names = _renumber(self.items[chosen], self.item_names)
         rating, time, label = (
@@ -66,11 +72,11 @@ class Interactions:
 
 
 def _renumber(ids: IntArray, names: list[str]) -> tuple[IntArray, list[str]]:
-    kept, first, places = np.unique(ids, return_index=True, return_inverse=True)
+    kept, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return rank[places], [names[number] for number in kept[order]]
+    return rank[inverse], [names[number] for number in kept[order]]
 
 
 def read_interactions(
@@ -85,12 +91,12 @@ def read_interactions(
     Args:
         path: the file.
         chosen: columns that the user named.
-        parts: what to read beside user and item, some of :data:`OPTIONAL`.
-        needed: those of them that must not be left out where their column was only guessed.
-        options: how the user would name the column of each part.
+        parts: what to read in addition to user and item, some of :data:`OPTIONAL`.
+        needed: parts that must not be ignored even if their column was only guessed.
+        options: how the user names the column of each role, for messages.
 
     Raises:
-        DataError: naming the line, the column and the remedy.
+        DataError: naming the line, the column and what to change.
     """
     names, rows = read_table(path, chosen.header)
     columns = {
@@ -127,7 +133,7 @@ def read_interactions(
 def _possible_columns(
     path: Path, names: Sequence[str], role: str, wanted: str | None, option: str
 ) -> list[str]:
-    """List the columns that may be a part: the one that was named, else all with a usual name."""
+    """List the possible columns of a part: the named one, else all with a usual name."""
     found: list[str] = []
     while column := choose_column(path, [n for n in names if n not in found], role, wanted, option):
         found.append(column)
@@ -139,13 +145,14 @@ def _possible_columns(
 def _number(
     path: Path, lines: list[int], role: str, column: str, cells: list[Any]
 ) -> tuple[IntArray, list[str]]:
-    """Number ids in the order in which they appear."""
+    """Number ids in order of appearance."""
     names = [identifier(cell) for cell in cells]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if "" in numbers:
         line = lines[names.index("")]
         raise DataError(
-            f"no {role} in column '{column}' (empty, or with a control letter); mend or delete this line",
+            f"no {role} in column '{column}' (empty, or with a control character); "
+            "correct or delete this line",
             path=path,
             line=line,
         )
@@ -163,29 +170,29 @@ def _convert(
     strict: bool,
     last: bool,
 ) -> DoubleArray | None:
-    """Turn cells into numbers; None if the column may be left out and some cell is none.
+    """Convert cells to numbers; None if a cell is no number and the column may be ignored.
 
     Args:
-        path: for the message, as `lines`.
-        lines: line of each cell.
+        path: of the file, for messages.
+        lines: line of each cell, for messages.
         role: key of :data:`PARSERS`.
         column: its name.
-        cells: what it holds.
-        option: how the user would name another column; empty where this one was named.
-        strict: a column that holds what is looked for may not be left out.
-        last: nor may any other, if strict, as there is no other column to try.
+        cells: its content.
+        option: how the user names another column; empty if the user named this one.
+        strict: whether a column with some valid cells must not be ignored.
+        last: whether this is the last possible column, which, if strict, must not be ignored either.
     """
     values = [PARSERS[role](cell) for cell in cells]
     if None not in values:
         return np.array(values, np.float64)
-    place = values.index(None)
-    problem = f"{column} {cells[place]!r} is no {role} ({EXPECTED[role]})"
+    bad = values.index(None)
+    problem = f"{column} {cells[bad]!r} is no {role} ({EXPECTED[role]})"
     some = any(value is not None for value in values)
     if strict and (last or some):
-        remedy = "mend or delete this line" if some else "write the whole column so"
+        remedy = "correct or delete this line" if some else "convert the whole column"
         other = f", or name another one with {option}" if option and not some else ""
-        raise DataError(f"{problem}; {remedy}{other}", path=path, line=lines[place])
-    logger.warning("%s:%d: %s; column '%s' is left out", path, lines[place], problem, column)
+        raise DataError(f"{problem}; {remedy}{other}", path=path, line=lines[bad])
+    logger.warning("%s:%d: %s; column '%s' is ignored", path, lines[bad], problem, column)
     return None
 
 
@@ -199,7 +206,7 @@ def parse_number(cell: Any) -> float | None:
 
 
 def parse_time(cell: Any) -> float | None:
-    """Read a number, or an ISO date as seconds since 1970 (UTC where it names no zone)."""
+    """Read a number, or an ISO date as seconds since 1970 (UTC if it has no time zone)."""
     number = parse_number(cell)
     if number is not None or not isinstance(cell, str):
         return number

@@ -1,7 +1,7 @@
-"""Read rows from every raw format: csv, tsv, json lines, Amazon's dumps, RecBole's atomic files.
+"""Read rows from all raw formats: CSV, TSV, JSON lines, Amazon's dumps, RecBole's atomic files.
 
-The format follows from the file's name, `.gz` behind it from its own suffix. Every reader yields
-`(line, row)` with the row as a mapping, so that whoever finds a bad cell can name its line.
+The suffix of the file name gives the format; `.gz` after it means gzip. Every reader yields `(line, row)`
+with the row as a mapping, so that an error about a cell can name its line.
 """
 
 import ast
@@ -23,11 +23,13 @@ JSON_SUFFIXES = {".jsonl", ".json", ".ndjson"}
 DELIMITED_SUFFIXES = {".csv", ".tsv", ".txt", ".dat", ".inter", ".item"}
 DELIMITERS = ("\t", ",", ";", "|")
 LARGEST_CELL = 2**24
+"""Characters of the longest cell that is read."""
 PEEKED = 1000
+"""Rows that are read to find the columns."""
 
 
 class PlainTabs(csv.excel_tab):
-    """Tab-separated files as RecBole and most exports write them: quotes are letters like others."""
+    """Tab-separated files of RecBole and most exports: quotes are ordinary characters."""
 
     quoting = csv.QUOTE_NONE
 
@@ -93,18 +95,18 @@ GUESSES = {
         *("plot", "text"),
     ),
 }
-"""Usual names of the columns, the most telling first; case and punctuation do not count."""
+"""Usual names of the columns, the most specific first; case and punctuation do not matter."""
 
 
 def read_rows(path: Path, header: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
     """Yield every row of a file with its line.
 
     Args:
-        path: the file; its name tells the format.
+        path: the file; its suffix gives the format.
         header: column names of a delimited file that has no header line.
 
     Raises:
-        DataError: naming the line that cannot be read, and the remedy.
+        DataError: naming the line that cannot be read, and what to change.
     """
     inner = Path(path.stem) if path.suffix == ".gz" else path
     suffix = inner.suffix.lower()
@@ -117,7 +119,7 @@ def read_rows(path: Path, header: Sequence[str] = ()) -> Iterator[tuple[int, Row
     except UnicodeDecodeError:
         raise DataError("not UTF-8 text; save it as UTF-8", path=path) from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise DataError("damaged or cut gzip file; fetch it again", path=path) from None
+        raise DataError("damaged or incomplete gzip file; download it again", path=path) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from None
 
@@ -125,15 +127,15 @@ def read_rows(path: Path, header: Sequence[str] = ()) -> Iterator[tuple[int, Row
 def read_table(path: Path, header: Sequence[str] = ()) -> tuple[list[str], Iterator[tuple[int, Row]]]:
     """Return the columns of a file and its rows, see :func:`read_rows`.
 
-    Objects of JSON lines may lack some columns, so those of the first :data:`PEEKED` rows are taken together.
+    Objects of JSON lines may lack some columns, so the columns are those of the first :data:`PEEKED` rows.
 
     Raises:
-        DataError: if there is no row.
+        DataError: if the file has no row.
     """
     rows = read_rows(path, header)
     first = list(islice(rows, PEEKED))
     if not first:
-        raise DataError("holds nothing below the header; expected one line each", path=path)
+        raise DataError("no rows below the header", path=path)
     return list(dict.fromkeys(name for _, row in first for name in row)), chain(first, rows)
 
 
@@ -144,10 +146,10 @@ def _open(path: Path) -> TextIO:
 
 
 def _delimited_rows(path: Path, stream: TextIO, header: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Read a table; commas and semicolons may be quoted, tabs never are (as in RecBole's files)."""
+    """Read a table; cells may be quoted except in tab-separated files (as RecBole writes them)."""
     first = stream.readline()
     if not first.strip():
-        raise DataError("is empty; expected a header and one line each", path=path)
+        raise DataError("is empty; expected a header and rows", path=path)
     delimiter = max(DELIMITERS, key=first.count)
     csv.field_size_limit(LARGEST_CELL)
     dialect = PlainTabs if delimiter == "\t" else csv.excel
@@ -160,23 +162,23 @@ def _delimited_rows(path: Path, stream: TextIO, header: Sequence[str]) -> Iterat
                 yield lines.line_num, dict(zip(names, cells, strict=True))
             elif cells:
                 raise DataError(
-                    f"{len(cells)} columns where the header has {len(names)}; mend or delete this line",
+                    f"{len(cells)} columns where the header has {len(names)}; correct or delete this line",
                     path=path,
                     line=lines.line_num,
                 )
     except csv.Error as error:
-        raise DataError(f"{error}; mend or delete this line", path=path, line=lines.line_num) from None
+        raise DataError(f"{error}; correct or delete this line", path=path, line=lines.line_num) from None
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
-    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
     if twice:
         raise DataError(f"two columns are named '{twice[0]}'; rename one", path=path, line=1)
 
 
 def _json_rows(path: Path, stream: TextIO, header: Sequence[str]) -> Iterator[tuple[int, Row]]:
     if header:
-        raise DataError("columns.header is for tables; json lines name their own columns", path=path)
+        raise DataError("columns.header is for tables; JSON lines name their own columns", path=path)
     empty = True
     for number, line in enumerate(stream, start=1):
         if not line.strip():
@@ -184,15 +186,15 @@ def _json_rows(path: Path, stream: TextIO, header: Sequence[str]) -> Iterator[tu
         empty = False
         row = _json_object(line)
         if not isinstance(row, dict):
-            hint = "; write one object a line, not one array" if line.lstrip().startswith("[") else ""
-            raise DataError(f"not a JSON object{hint or '; mend this line'}", path=path, line=number)
+            hint = "; write one object per line, not one array" if line.lstrip().startswith("[") else ""
+            raise DataError(f"not a JSON object{hint or '; correct this line'}", path=path, line=number)
         yield number, row
     if empty:
-        raise DataError("is empty; expected one JSON object a line", path=path)
+        raise DataError("is empty; expected one JSON object per line", path=path)
 
 
 def _json_object(line: str) -> Any:
-    """Parse JSON, or the python literals of Amazon's older dumps (never evaluated)."""
+    """Parse JSON, or the Python literals of Amazon's older dumps (without evaluating code)."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -204,24 +206,25 @@ def _json_object(line: str) -> Any:
 
 
 def choose_column(path: Path, names: Sequence[str], role: str, wanted: str | None, option: str) -> str | None:
-    """Find the column of a role: the one that was named, else the likeliest by its name.
+    """Find the column of a role: the one that the user named, else the best guess by name.
 
     Args:
-        path: for the message.
-        names: the columns that are there.
+        path: of the file, for messages.
+        names: all columns of the file.
         role: key of :data:`GUESSES`.
-        wanted: what the user named, if anything.
-        option: how the user would name it.
+        wanted: column that the user named, if any.
+        option: how the user names it, for messages.
 
     Raises:
-        DataError: if a named column is not there.
+        DataError: if the file lacks the named column.
     """
     if wanted is None:
         by_name = {_plain(name): name for name in reversed(names)}
         return next((by_name[_plain(guess)] for guess in GUESSES[role] if _plain(guess) in by_name), None)
     if wanted not in names:
         raise DataError(
-            f"no column '{wanted}' ({option}){did_you_mean(wanted, names)}; there are: {', '.join(names)}",
+            f"no column '{wanted}' ({option}){did_you_mean(wanted, names)}; "
+            f"the columns are: {', '.join(names)}",
             path=path,
             line=1,
         )
@@ -229,15 +232,15 @@ def choose_column(path: Path, names: Sequence[str], role: str, wanted: str | Non
 
 
 def need_column(path: Path, names: Sequence[str], role: str, wanted: str | None, option: str) -> str:
-    """Find the column of a role that must be there.
+    """Find the column of a role that is required.
 
     Raises:
-        DataError: if it is not.
+        DataError: if no column fits.
     """
     found = choose_column(path, names, role, wanted, option)
     if found is None:
         raise DataError(
-            f"no column looks like the {role}; name it with {option}; there are: {', '.join(names)}",
+            f"no column looks like the {role}; name it with {option}; the columns are: {', '.join(names)}",
             path=path,
             line=1,
         )
@@ -245,7 +248,7 @@ def need_column(path: Path, names: Sequence[str], role: str, wanted: str | None,
 
 
 def guess_text_columns(names: Sequence[str]) -> tuple[str, ...]:
-    """List the columns that usually hold text, the title first."""
+    """List the columns that usually contain text, the title first."""
     by_name = {_plain(name): name for name in reversed(names)}
     found = [by_name[_plain(guess)] for guess in GUESSES["text"] if _plain(guess) in by_name]
     return tuple(dict.fromkeys(found))
@@ -256,7 +259,7 @@ def _plain(name: str) -> str:
 
 
 def identifier(value: Any) -> str:
-    """Write an id as text; one that is missing or could not stand in a tab-separated file is empty."""
+    """Return an id as text; empty if it is missing or does not fit into a tab-separated file."""
     if value is None or isinstance(value, bool | list | dict):
         return ""
     text = str(value).strip()

@@ -1,4 +1,4 @@
-"""Filters and splits of interactions: ratings, duplicates, k-core, and the three splits of the field."""
+"""Filters and splits of interactions: ratings, duplicates, k-core, and the usual splits of the field."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,18 +14,18 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 def filter_interactions(raw: Interactions, settings: FilterSettings) -> tuple[Interactions, dict[str, int]]:
-    """Drop low ratings, then repetitions, then users and items with too few of what is left.
+    """Drop low ratings, then duplicates, then users and items with too few interactions.
 
     Returns:
-        What stays, and how many interactions each filter dropped.
+        The remaining interactions, and the number that each filter dropped.
 
     Raises:
-        DataError: if nothing stays, or ratings are filtered that are not there.
+        DataError: if no interaction remains, or the rating filter has no ratings.
     """
     kept = raw
     if settings.min_rating is not None:
         if raw.rating is None:
-            raise DataError("filter.min_rating needs a rating column; name it with --rating-column")
+            raise DataError("filter.min_rating needs a rating column; name it with `rating_column`")
         kept = kept.pick(raw.rating >= settings.min_rating)
     rated = len(kept)
     kept = kept.pick(distinct_pairs(kept, settings.duplicates))
@@ -39,22 +39,22 @@ def filter_interactions(raw: Interactions, settings: FilterSettings) -> tuple[In
     if not len(kept):
         raise DataError(
             f"no interaction is left of {len(raw)} (dropped: {dropped}); "
-            "lower --user-core, --item-core or --min-rating"
+            "lower `user_core`, `item_core` or `min_rating`"
         )
     return kept, dropped
 
 
 def distinct_pairs(table: Interactions, keep: str) -> IntArray:
-    """Return the places of one interaction for each pair of user and item, in the order of the file.
+    """Return the indices of one interaction for each pair of user and item, in the order of the file.
 
     Args:
         table: the interactions.
-        keep: `first` or `last`, by time where there is one, then by place in the file.
+        keep: `first` or `last`, by time if known, then by position in the file.
     """
-    places = np.arange(len(table))
+    positions = np.arange(len(table))
     time = np.zeros(len(table)) if table.time is None else table.time
     sign = 1 if keep == "first" else -1
-    order = np.lexsort((sign * places, sign * time, table.items, table.users))
+    order = np.lexsort((sign * positions, sign * time, table.items, table.users))
     users, items = table.users[order], table.items[order]
     new = np.ones(len(table), bool)
     new[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
@@ -76,38 +76,38 @@ def k_core(users: IntArray, items: IntArray, user_core: int, item_core: int) -> 
 def split_interactions(
     table: Interactions, settings: SplitSettings, seed: int
 ) -> tuple[Interactions, IntArray, int]:
-    """Label every interaction, and drop the users that are left without training.
+    """Label every interaction, and drop users without training interactions.
 
     Returns:
-        The interactions that stay, their labels (0 train, 1 validation, 2 test), `(n,)`, and the number of
-        users that were dropped.
+        The remaining interactions, their labels (0 train, 1 validation, 2 test), `(n,)`, and the number of
+        dropped users.
 
     Raises:
-        DataError: if the kind of split needs a column that is not there, or a split stays empty.
+        DataError: if the kind of split needs a column that the file lacks, or a split is empty.
     """
     labels = SPLITTERS[settings.kind](table, settings.ratio, seed)
     trained = np.zeros(len(table.user_names), bool)
     trained[table.users[labels == TRAIN]] = True
-    stays = trained[table.users]
-    labels = labels[stays]
+    kept_rows = trained[table.users]
+    labels = labels[kept_rows]
     for number, name in enumerate(SPLITS):
         if not (labels == number).any():
             raise DataError(
                 f"the {name} split would be empty ({len(table)} interactions, {settings.kind}); "
-                "choose another --split, or bring more interactions"
+                "choose another `split`, or add interactions"
             )
-    kept = table.pick(stays)
+    kept = table.pick(kept_rows)
     full = np.bincount(kept.users[labels == TRAIN]) == len(kept.item_names)
     if full.any():
         name = kept.user_names[int(np.flatnonzero(full)[0])]
         raise DataError(
-            f"user '{name}' has every item in training, so nothing can be recommended; leave that user out"
+            f"user '{name}' has every item in training, so nothing can be recommended; remove that user"
         )
     return kept, labels, int((~trained).sum())
 
 
 def random_labels(table: Interactions, ratio: Sequence[int], seed: int) -> IntArray:
-    """Hold out a random share of each user's interactions; users with fewer than three keep all."""
+    """Hold out a random share of each user's interactions, except for users with fewer than three."""
     draws = np.random.default_rng(seed).random(len(table))
     order, rank, counts = _ranks(table.users, draws)
     test = _held_out(counts, ratio[2] / sum(ratio), 2)
@@ -118,13 +118,13 @@ def random_labels(table: Interactions, ratio: Sequence[int], seed: int) -> IntAr
 
 
 def _held_out(counts: IntArray, share: float, reserve: int) -> IntArray:
-    """Round a share of the counts, at least 1, keeping `reserve`; none below three."""
+    """Return the rounded share of each count, at least 1, leaving `reserve`; 0 for counts below three."""
     wanted = np.maximum(1, np.floor(counts * share + 0.5).astype(np.int64))
     return np.where(counts >= 3, np.minimum(wanted, counts - reserve), 0)
 
 
 def leave_one_out_labels(table: Interactions) -> IntArray:
-    """Test on each user's last interaction, validate on the one before; fewer than three keep all."""
+    """Test on each user's last interaction and validate on the one before, except for users with 1 or 2."""
     order, rank, counts = _ranks(table.users, _times(table, "leave-one-out"))
     left = counts - 1 - rank
     labels = np.zeros(len(table), np.int64)
@@ -133,15 +133,15 @@ def leave_one_out_labels(table: Interactions) -> IntArray:
 
 
 def time_labels(table: Interactions, ratio: Sequence[int]) -> IntArray:
-    """Cut everybody's interactions at two instants; what happens at one instant stays together."""
+    """Split all interactions at two points in time; interactions of the same time get the same label."""
     times = _times(table, "time")
     ordered = np.sort(times)
-    places = np.cumsum(ratio)[:2] * len(times) // sum(ratio)
-    return np.searchsorted(ordered[places], times, side="right").astype(np.int64)
+    cuts = np.cumsum(ratio)[:2] * len(times) // sum(ratio)
+    return np.searchsorted(ordered[cuts], times, side="right").astype(np.int64)
 
 
 def given_labels(table: Interactions) -> IntArray:
-    """Take the labels of the file."""
+    """Return the labels of the file."""
     if table.label is None:
         raise DataError("split.kind given needs a column x_label (0 train, 1 validation, 2 test)")
     return table.label
@@ -157,12 +157,12 @@ SPLITTERS: dict[str, Callable[[Interactions, Sequence[int], int], IntArray]] = {
 
 def _times(table: Interactions, kind: str) -> DoubleArray:
     if table.time is None:
-        raise DataError(f"split.kind {kind} needs times; name their column with --time-column")
+        raise DataError(f"split.kind {kind} needs times; name their column with `time_column`")
     return table.time
 
 
 def _ranks(users: IntArray, key: DoubleArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Sort by user, key and place; return the order, the rank within the user and the user's count."""
+    """Sort by user, key and position; return the order, the rank within the user and the user's count."""
     order = np.lexsort((np.arange(len(users)), key, users))
     counts = np.bincount(users)
     starts = np.concatenate([[0], counts.cumsum()[:-1]])

@@ -1,6 +1,6 @@
-"""Why an item is recommended: which history items and which graph neighbours carry its score.
+"""Explain recommendations: how much each history item and each graph neighbour adds to a score.
 
-Where the model is linear (igdmrec, freedom, lightgcn, ease, item-knn) the parts add up to the score.
+For linear models (igdmrec, freedom, lightgcn, ease, item-knn) the parts add up to the score.
 """
 
 import json
@@ -30,11 +30,11 @@ class Reason:
     """One part of a score.
 
     Attributes:
-        item: the item that carries it.
-        part: how much of the score.
-        links: modalities in which it is among the nearest items of the recommended one, or the other way
-            round; `behaviour` where enough users share both.
-        shared_users: training users who have both.
+        item: the item that adds this part.
+        part: its amount of the score.
+        links: modalities in which one item is among the nearest items of the other; `behaviour` if enough
+            users have both.
+        shared_users: number of training users who have both.
     """
 
     item: int
@@ -45,18 +45,23 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A score, twice taken apart: by the user's history and by the item's neighbours.
+    """A score as two sums: over the user's history, and over the item's neighbours.
 
     score = sum of `history` + `history_rest` + `own`
           = sum of `neighbours` + `neighbours_rest` + `collaborative` + `remembered`
 
     Attributes:
-        history: the largest parts of what the user has; `history_rest` is the others' sum.
-        own: part of the user's own embedding (0 where the last layer is used).
-        neighbours: the largest parts of the recommended item's neighbours in the item graph, itself
-            among them; `neighbours_rest` is the others' sum. None for models without such a graph.
-        collaborative: part of what the item has from its buyers.
-        remembered: part that the history has directly (`history.weight`), which `history` includes.
+        user: number of the user.
+        item: number of the recommended item.
+        score: the model's score.
+        history: the largest parts of the user's items.
+        history_rest: sum of the other parts of the history.
+        own: part of the user's own embedding (0 if the last layer is used).
+        neighbours: the largest parts of the recommended item's neighbours in the item graph, including the
+            item itself; None for models without such a graph.
+        neighbours_rest: sum of the other neighbours' parts.
+        collaborative: part that the item gets from its buyers.
+        remembered: part of the history term (`history.weight`); `history` includes it.
     """
 
     user: int
@@ -72,7 +77,7 @@ class Explanation:
 
 
 class Links:
-    """Tell by what two items are linked; nearest items are found for one item at a time and kept."""
+    """Find what links two items; the nearest items of each item are computed once and kept."""
 
     def __init__(self, model: Model) -> None:
         """Take the modalities and the thresholds of the model's run."""
@@ -88,11 +93,11 @@ class Links:
 
     @cached_property
     def _unit_features(self) -> dict[str, NDArray[np.float32]]:
-        there = self.model.data.modalities
+        modalities = self.model.data.modalities
         units = {}
         for name in self.modalities:
-            features = there[name].features
-            if features is not None and self.neighbours not in there[name].neighbours:
+            features = modalities[name].features
+            if features is not None and self.neighbours not in modalities[name].neighbours:
                 lengths = np.linalg.norm(features, axis=1, keepdims=True)
                 units[name] = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
         return units
@@ -110,7 +115,7 @@ class Links:
         return names, shared
 
     def near(self, modality: str, item: int) -> frozenset[int]:
-        """Return the nearest items of an item in a modality, as the semantic graph has them."""
+        """Return the nearest items of an item in a modality, as in the semantic graph."""
         key = (modality, item)
         if key not in self._near:
             self._near[key] = frozenset(self._find(modality, item))
@@ -138,20 +143,20 @@ class Explainer:
     """Explains the scores of one model."""
 
     def __init__(self, model: Model, most: int = 3) -> None:
-        """Take the model apart once.
+        """Split the model into its linear parts.
 
         Args:
-            model: from :func:`mmtoolkit.recommend.load.load_model`.
-            most: parts that are named in each sum; the others are added up.
+            model: from :func:`mmtoolkit.recommend.load.load`.
+            most: number of parts named in each sum; the others are added up.
 
         Raises:
-            UsageError: if the model is not linear in anything that could be named.
+            UsageError: if the model's scores are no sums over a history or over neighbours.
         """
         self.model, self.most, self.links = model, most, Links(model)
         self.paths = linear_paths(model)
         if self.paths is None and model.history is None:
             raise UsageError(
-                f"--explain: the scores of {model.settings.model.kind} are no sums over history or "
+                f"`explain`: the scores of {model.settings.model.kind} are no sums over history or "
                 "neighbours; take a run of igdmrec, freedom, lightgcn, ease or item-knn"
             )
 
@@ -161,7 +166,7 @@ class Explainer:
         return self.paths.items
 
     def explain(self, user: int, item: int) -> Explanation:
-        """Take the score of an item for a user apart."""
+        """Split the score of an item for a user into its parts."""
         train = self.model.data.train
         history = train.indices[train.indptr[user] : train.indptr[user + 1]].astype(np.int64)
         remembered = self._weights_of_history(history, item)
@@ -171,7 +176,7 @@ class Explainer:
         return self._explain_paths(self.paths, user, item, history, remembered)
 
     def _weights_of_history(self, history: IntArray, item: int) -> DoubleArray:
-        """Return what each item of a history adds to a score directly, `(history,)`."""
+        """Return what the history term adds to a score for each item of a history, `(history,)`."""
         if self.model.history is None:
             return np.zeros(len(history))
         weights = self.model.history.weights
@@ -210,14 +215,14 @@ class Explainer:
         order = np.argsort(-parts, kind="stable")
         named, others = order[: self.most], order[self.most :]
         reasons = [
-            Reason(int(items[place]), float(parts[place]), *self.links.between(item, int(items[place])))
-            for place in named
+            Reason(int(items[index]), float(parts[index]), *self.links.between(item, int(items[index])))
+            for index in named
         ]
         return reasons, float(parts[others].sum())
 
 
 def explanation_record(one: Explanation, users: Names, items: Names) -> dict[str, Any]:
-    """Write an explanation with the shop's ids, as an object for JSON lines."""
+    """Return an explanation with the shop's ids, as an object for JSON lines."""
 
     def reasons(parts: list[Reason]) -> list[dict[str, Any]]:
         return [
@@ -241,25 +246,25 @@ def explanation_record(one: Explanation, users: Names, items: Names) -> dict[str
 def explanation_text(one: Explanation, rank: int, items: Names) -> str:
     """Write an explanation for people."""
     lines = [f"  {rank}. {items.title(one.item)}  {one.score:.4f}"]
-    lines.append("     by what the user has")
+    lines.append("     from the items of the user")
     lines += _reason_lines(one.history, one.item, items)
     lines.append(f"       {one.history_rest:+.4f}  the rest of the history")
     if one.own:
         lines.append(f"       {one.own:+.4f}  the user's own embedding")
     if one.neighbours is not None:
-        lines.append("     by what the item is near to in the item graph")
+        lines.append("     from the neighbours in the item graph")
         lines += _reason_lines(one.neighbours, one.item, items)
         lines.append(f"       {one.neighbours_rest:+.4f}  other neighbours")
         lines.append(f"       {one.collaborative:+.4f}  the item's own buyers")
         if one.remembered:
-            lines.append(f"       {one.remembered:+.4f}  what people buy together with the history")
+            lines.append(f"       {one.remembered:+.4f}  items bought together with the history")
     return "\n".join(lines)
 
 
 def _reason_lines(reasons: list[Reason], item: int, items: Names) -> list[str]:
     lines = []
     for reason in reasons:
-        links = f"{', '.join(reason.links) or 'no direct link'}; {reason.shared_users} users share both"
+        links = f"{', '.join(reason.links) or 'no direct link'}; {reason.shared_users} users have both"
         shown = "itself" if reason.item == item else f"{items.title(reason.item)}  [{links}]"
         lines.append(f"       {reason.part:+.4f}  {shown}")
     return lines
@@ -268,7 +273,14 @@ def _reason_lines(reasons: list[Reason], item: int, items: Names) -> list[str]:
 def explanation_lines(
     explainer: Explainer, lists: Iterable[Ranked], names: tuple[Names, Names], form: str
 ) -> Iterator[str]:
-    """Explain every item of every list, as `text` for people or as JSON lines."""
+    """Explain every item of every list, as text for people or as JSON lines.
+
+    Args:
+        explainer: of the model.
+        lists: from :func:`mmtoolkit.recommend.predict.predict`.
+        names: ids of users and items.
+        form: `text` or `jsonl`.
+    """
     users, items = names
     for one in lists:
         if form == "text":

@@ -1,4 +1,4 @@
-"""Ranked lists as files: csv, json lines and parquet, written as they come."""
+"""Ranked lists as files: CSV, JSON lines and parquet, written block by block."""
 
 import csv
 import io
@@ -12,8 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.extras import need
+from mmtoolkit.recommend.data.dataset import IntArray
 from mmtoolkit.recommend.serving.names import Id, Names
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -30,13 +34,28 @@ class Ranked:
     scores: list[float]
 
 
+def ranked(keys: IntArray, items: Tensor, scores: Tensor) -> Iterator[Ranked]:
+    """Turn a block of rankings into lists, without entries that score minus infinity.
+
+    Args:
+        keys: the user or item of each list, `(block,)`.
+        items: `(block, k)`, best first.
+        scores: `(block, k)`.
+    """
+    for key, row, values in zip(keys.tolist(), items.tolist(), scores.tolist(), strict=True):
+        length = int(np.isfinite(values).sum())
+        yield Ranked(key, row[:length], values[:length])
+
+
 @dataclass(frozen=True)
 class Heads:
-    """What the columns are called, and the ids that stand in them.
+    """Names of the two id columns, and the ids in them.
 
     Attributes:
-        key: whose list it is, as `user`.
-        value: what is in it, as `item`.
+        key: column of whose list it is, as `user`.
+        value: column of what is in the list, as `item`.
+        keys: ids of the former.
+        values: ids of the latter.
     """
 
     key: str
@@ -46,17 +65,17 @@ class Heads:
 
 
 def list_format(path: Path | None, wanted: str | None) -> str:
-    """Choose `csv`, `jsonl` or `parquet` from what was asked or from the file's name.
+    """Choose `csv`, `jsonl` or `parquet` from the wanted format or the file's name.
 
     Raises:
-        UsageError: if the name says none of them, the file's folder is missing, or parquet has no file.
+        UsageError: if the name has no known suffix, the file's folder is missing, or parquet has no file.
     """
     if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--output {path}: no folder {path.parent}; make it first")
+        raise UsageError(f"`output` {path}: no folder {path.parent}; make it first")
     if path is None and wanted == "parquet":
-        raise UsageError("--format parquet needs --output FILE")
+        raise UsageError("`format` parquet needs `output` FILE")
     if path is not None and wanted is None and path.suffix not in SUFFIXES:
-        raise UsageError(f"--output {path}: name it .csv, .jsonl or .parquet, or give --format")
+        raise UsageError(f"`output` {path}: name it .csv, .jsonl or .parquet, or give `format`")
     kind = wanted or (SUFFIXES[path.suffix] if path else "csv")
     if kind == "parquet":
         need("pyarrow", "parquet", "writing parquet")
@@ -64,7 +83,7 @@ def list_format(path: Path | None, wanted: str | None) -> str:
 
 
 def write_lists(lists: Iterable[Ranked], heads: Heads, path: Path | None, kind: str) -> None:
-    """Write lists as they come, to a file (whole or not at all) or to stdout.
+    """Write lists, block by block, to a file (complete or not at all) or to stdout.
 
     CSV and parquet have a row `user, rank, item, score` for each item, JSON lines an object for each user.
     """
@@ -77,7 +96,7 @@ def write_lists(lists: Iterable[Ranked], heads: Heads, path: Path | None, kind: 
 
 
 def write_lines(lines: Iterable[str], path: Path | None) -> None:
-    """Write lines as they come, to a file (whole or not at all) or to stdout.
+    """Write lines to a file (complete or not at all) or to stdout.
 
     Raises:
         UsageError: if the file cannot be written.
@@ -91,13 +110,13 @@ def write_lines(lines: Iterable[str], path: Path | None) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a file to write, which takes the place of `path` if nothing goes wrong."""
+    """Yield a temporary file that replaces `path` if nothing fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise UsageError(f"--output {path}: cannot be written: {error.strerror}") from None
+        raise UsageError(f"`output` {path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

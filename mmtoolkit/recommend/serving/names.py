@@ -1,4 +1,4 @@
-"""Ids of the shop for the numbers that the engine counts with, and titles for people."""
+"""The shop's ids of users and items, and titles for people; the engine itself counts with numbers."""
 
 import json
 from collections.abc import Sequence
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from mmtoolkit.core.errors import DataError, UsageError
-from mmtoolkit.recommend.data.dataset import read_lines
+from mmtoolkit.recommend.data.dataset import IntArray
+from mmtoolkit.recommend.data.read import read_lines
 from mmtoolkit.recommend.load import Model
 
 Id = int | str
@@ -19,7 +22,7 @@ class Names:
 
     Attributes:
         kind: `user` or `item`, for messages.
-        count: how many there are.
+        count: number of users or items.
         ids: id of each number, or None where the folder has no `?_id_mapping.csv`.
         titles: title of each number, or None.
     """
@@ -38,18 +41,18 @@ class Names:
         return number if self.ids is None else self.ids[number]
 
     def find(self, text: str) -> int | None:
-        """Return the number of an id as a user writes it, or None."""
+        """Return the number of an id, or None if it is unknown."""
         if self.ids is not None:
             return self._numbers.get(text)
         return int(text) if text.isdecimal() and int(text) < self.count else None
 
     def title(self, number: int) -> str:
-        """Return `id (title)`, as far as they are known."""
+        """Return `id (title)`, or the id alone."""
         title = self.titles[number] if self.titles else ""
         return f"{self.id(number)} ({title})" if title else str(self.id(number))
 
     def which(self) -> str:
-        """Say which ids there are."""
+        """Describe the valid ids, for messages."""
         if self.ids is None:
             return f"ids run from 0 to {self.count - 1}"
         return f"ids are those of the shop, as '{self.ids[0]}'"
@@ -60,7 +63,7 @@ def read_names(model: Model, *, numbers: bool = False) -> tuple[Names, Names]:
 
     Args:
         model: a loaded model.
-        numbers: use the numbers, whatever the folder has.
+        numbers: use the numbers even if the folder has ids.
 
     Raises:
         DataError: if a mapping does not fit the data set.
@@ -95,7 +98,7 @@ def _read_mapping(path: Path, count: int) -> list[str] | None:
 
 
 def _read_titles(path: Path, count: int) -> list[str] | None:
-    """Read the titles that `prepare` wrote; a damaged file is no reason to stop."""
+    """Read the titles that `prepare` wrote; None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:
@@ -112,14 +115,24 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def parse_ids(given: Sequence[str], names: Names) -> list[int]:
-    """Read ids from files (one a line) or from the command line (`5`, `5,7`).
+def chosen_numbers(given: Sequence[str], names: Names) -> IntArray:
+    """Turn ids, or files of ids, into numbers; an empty sequence means all.
 
     Raises:
-        UsageError: if nobody has such an id.
+        UsageError: if an id is unknown.
         DataError: if a file cannot be read, naming the line of a bad id.
     """
-    option = f"--{names.kind}s"
+    return np.array(parse_ids(given, names), np.int64) if given else np.arange(names.count)
+
+
+def parse_ids(given: Sequence[str], names: Names) -> list[int]:
+    """Read ids from files (one per line) or from the command line (`5`, `5,7`).
+
+    Raises:
+        UsageError: if an id is unknown.
+        DataError: if a file cannot be read, naming the line of a bad id.
+    """
+    option = f"`{names.kind}s`"
     found: list[int] = []
     for text in given:
         if names.find(text) is None and _is_file(text):
@@ -140,16 +153,16 @@ def _ids_in_file(path: Path, names: Names) -> list[int]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise DataError(f"cannot be read as text; give one {names.kind} id a line", path=path) from None
+        raise DataError(f"cannot be read as text; give one {names.kind} id per line", path=path) from None
     for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         number = names.find(text.strip())
         if number is None:
             raise DataError(
-                f"'{text.strip()}' is no {names.kind} id; {names.which()}, one a line", path=path, line=line
+                f"'{text.strip()}' is no {names.kind} id; {names.which()}, one per line", path=path, line=line
             )
         found.append(number)
     if not found:
-        raise DataError(f"holds no {names.kind} id; give one a line", path=path)
+        raise DataError(f"holds no {names.kind} id; give one per line", path=path)
     return found

@@ -1,8 +1,9 @@
-"""The linear paths from what users have to what they are recommended.
+"""The linear paths from a user's items to the recommended ones.
 
-LightGCN's users are weighted sums of what their items handed over in earlier layers, and an item's
-representation is its collaborative part plus a weighted sum over its neighbours in the item graph. Both
-sums can be taken apart, and the first one made anew for a user that training never saw.
+A user of LightGCN is a weighted sum of what the user's items pass on in the earlier layers. The
+representation of an item is its collaborative part plus a weighted sum over its neighbours in the item
+graph. Both sums can be split into their terms, and the first one also works for a user that training
+never saw.
 """
 
 from dataclasses import dataclass
@@ -24,17 +25,17 @@ class LinearPaths:
     """The parts of a score u . i, in float64.
 
     Attributes:
-        own: share of the user's own embedding in u, `(users, width)`.
-        given: what an item hands to those who have it, `(items, width)`: u is own plus the sum of
-            `given` over the history, each weighted 1 / sqrt(history x buyers of the item).
-        buyers: training users of each item, `(items,)`.
+        own: part of u that is the user's own embedding, `(users, width)`.
+        passed: what an item passes to the users who have it, `(items, width)`: u is `own` plus the sum of
+            `passed` over the history, each weighted by 1 / sqrt(length of the history x buyers of the item).
+        buyers: number of training users of each item, `(items,)`.
         collaborative: i without its neighbours, `(items, width)`.
-        neighbours: what an item hands to its neighbours in the item graph, `(items, width)`.
-        item_graph: `(items, items)`: i is collaborative plus item_graph @ neighbours.
+        neighbours: what an item passes to its neighbours in the item graph, `(items, width)`.
+        item_graph: `(items, items)`: i is `collaborative` plus item_graph @ `neighbours`.
     """
 
     own: DoubleArray
-    given: DoubleArray
+    passed: DoubleArray
     buyers: DoubleArray
     collaborative: DoubleArray
     neighbours: DoubleArray
@@ -49,11 +50,11 @@ class LinearPaths:
     def history_vectors(self, history: IntArray) -> DoubleArray:
         """Return what each item of a history adds to its user, `(history, width)`."""
         degrees = np.maximum(self.buyers[history] * len(history), 1)
-        return self.given[history] / np.sqrt(degrees)[:, None]
+        return self.passed[history] / np.sqrt(degrees)[:, None]
 
 
 def linear_paths(model: Model) -> LinearPaths | None:
-    """Take a model apart, or return None if it is not linear in its embeddings and graphs."""
+    """Split a model into linear parts; None if it is not linear in its embeddings and graphs."""
     settings = model.settings
     if settings.model.kind not in LINEAR_KINDS:
         return None
@@ -63,11 +64,12 @@ def linear_paths(model: Model) -> LinearPaths | None:
     layers = [np.concatenate([users, items])]
     for _ in range(settings.model.layers):
         layers.append(graph @ layers[-1])
-    share = np.full(len(layers), 1 / len(layers))  # of each layer in the representation
+    share = np.full(len(layers), 1 / len(layers))  # weight of each layer in the representation
     if settings.model.layer_combination == "last":
         share = np.eye(len(layers))[-1]
     final = np.tensordot(share, np.stack(layers), axes=1)
-    given = np.tensordot(share[1:], np.reshape(layers[:-1], (-1, *final.shape)), axes=1)
+    # layer l of a user is the normalised sum of layer l - 1 of the user's items, hence the shift by one
+    passed = np.tensordot(share[1:], np.reshape(layers[:-1], (-1, *final.shape)), axes=1)
     item_graph, near = model.item_graph, items
     if settings.model.kind == "freedom":
         for _ in range(settings.peers.freedom_item_layers - 1):
@@ -78,4 +80,6 @@ def linear_paths(model: Model) -> LinearPaths | None:
         item_graph = sp.csr_array((len(items), len(items)))
     count = len(users)
     buyers = np.asarray(model.data.train.sum(axis=0), np.float64).ravel()
-    return LinearPaths(share[0] * users, given[count:], buyers, final[count:], near, sp.csr_array(item_graph))
+    return LinearPaths(
+        share[0] * users, passed[count:], buyers, final[count:], near, sp.csr_array(item_graph)
+    )

@@ -1,4 +1,4 @@
-"""Tables as markdown, and the pictures of comparisons and studies."""
+"""Tables and plots of comparisons and studies."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from mmtoolkit.core.run import write_atomic
 from mmtoolkit.recommend.compare import Comparison
 
 Points = Sequence[tuple[float, float, float]]
-"""x, y and half the height of the error bar."""
+"""x, y and the standard deviation."""
 
 
 def comparison_table(
@@ -22,13 +22,13 @@ def comparison_table(
     escape: Callable[[str], str] = str,
     reference: str = "",
 ) -> tuple[list[str], list[list[str]]]:
-    """Arrange a comparison as a table: a row for each group, the best value of each metric bold.
+    """Arrange a comparison as a table: a row per group, the best value of each metric in bold.
 
     Args:
         comparison: from :func:`mmtoolkit.recommend.compare.compare`.
         bold: makes a cell bold.
-        escape: makes a label safe for where it is printed.
-        reference: label of the group that the others are compared with; none: the best.
+        escape: escapes a label for the output format.
+        reference: label of the group that the others are compared with; default: the best group.
     """
     first = comparison.metrics[0]
     reference = reference or comparison.groups[0].label
@@ -48,14 +48,14 @@ def comparison_table(
         cells = {m: with_deviation(group.mean[m], group.deviation[m]) for m in comparison.metrics}
         marked = [bold(text) if group.mean[m] == largest[m] else text for m, text in cells.items()]
         difference, p_value = against.get(group.label, (0.0, 1.0))
-        apart = [f"{difference:+.4f}", f"{p_value:.4f}"] if group.label in against else ["", ""]
-        rows.append([escape(group.label), str(len(group.runs)), *marked, *apart])
+        difference_cells = [f"{difference:+.4f}", f"{p_value:.4f}"] if group.label in against else ["", ""]
+        rows.append([escape(group.label), str(len(group.runs)), *marked, *difference_cells])
     name = "to best" if reference == comparison.groups[0].label else f"to {escape(reference)}"
     return ["model", "runs", *comparison.metrics, name, "p"], rows
 
 
 def with_deviation(mean: float, deviation: float | None) -> str:
-    """Write `mean ± deviation`, or the mean alone where there is but one run."""
+    """Write `mean ± deviation`, or only the mean for a single run."""
     return f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
@@ -63,7 +63,7 @@ def write_comparison(comparison: Comparison, folder: Path, reference: str = "") 
     """Write comparison.json, comparison.md and comparison.png."""
     columns, rows = comparison_table(comparison, lambda cell: f"**{cell}**", reference=reference)
     notes = (
-        f"\n{comparison.users:,} users of the {comparison.split} split; mean ± deviation over runs; "
+        f"\n{comparison.users:,} users of the {comparison.split} split; mean ± standard deviation over runs; "
         f"differences and p: {comparison.metrics[0]}, two-sided paired bootstrap over users.\n"
     )
     files = [folder / f"comparison.{kind}" for kind in ("json", "md", "png")]
@@ -75,7 +75,7 @@ def write_comparison(comparison: Comparison, folder: Path, reference: str = "") 
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
-    """Draw each group's mean and 95 % interval over users, a panel for each metric."""
+    """Draw each group's mean and 95 % interval over users, a panel per metric."""
     groups, metrics = comparison.groups[::-1], comparison.metrics
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2 + 2.4 * len(metrics), 1.4 + 0.34 * len(groups)), layout="constrained")
@@ -86,15 +86,15 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
             low = [max(0, m - e[0]) for m, e in zip(middle, ends, strict=True)]
             high = [max(0, e[1] - m) for m, e in zip(middle, ends, strict=True)]
             colours = ["tab:blue" if m == max(middle) else "grey" for m in middle]
-            places = range(len(groups))
+            rows = range(len(groups))
             axes.hlines(
-                places,
+                rows,
                 [m - x for m, x in zip(middle, low, strict=True)],
                 [m + x for m, x in zip(middle, high, strict=True)],
                 colors=colours,
                 linewidth=2,
             )
-            axes.scatter(middle, places, c=colours, zorder=3)
+            axes.scatter(middle, rows, c=colours, zorder=3)
             axes.set(title=metric, ylim=(-0.6, len(groups) - 0.4))
             axes.tick_params(axis="x", rotation=45)
         panels[0].set_yticks(range(len(groups)), [_wrap(g.label) for g in groups])
@@ -103,7 +103,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def _wrap(label: str) -> str:
-    """Break a long label before its settings."""
+    """Insert a line break before the settings of a long label."""
     return label.replace(" (", "\n(", 1) if len(label) > 24 else label
 
 
@@ -117,7 +117,7 @@ def plot_lines(
     logarithmic: bool = False,
     levels: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Draw curves with error bars, and constant levels as bands.
+    """Draw curves with error bars, and constants as bands.
 
     Args:
         curves: points by the name of the curve.
@@ -125,8 +125,8 @@ def plot_lines(
         x: label of the horizontal axis.
         y: label of the vertical axis.
         title: heading.
-        logarithmic: draw both axes so.
-        levels: mean and deviation of what does not depend on x.
+        logarithmic: whether both axes are logarithmic.
+        levels: mean and deviation of values that do not depend on x.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")

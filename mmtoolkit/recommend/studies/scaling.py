@@ -1,4 +1,4 @@
-"""What an epoch costs as items and users grow, on drawn data; every size in a process of its own."""
+"""Measure the cost of an epoch for growing numbers of items and users, on synthetic data."""
 
 import json
 from collections.abc import Sequence
@@ -19,18 +19,19 @@ from mmtoolkit.recommend.config import DataSettings, RecommendSettings
 from mmtoolkit.recommend.data.synthetic import make_large
 from mmtoolkit.recommend.studies.plots import plot_lines
 from mmtoolkit.recommend.studies.study import worker_pool
-from mmtoolkit.recommend.train import set_up, train_epoch
+from mmtoolkit.recommend.training.loop import train_epoch
+from mmtoolkit.recommend.training.state import set_up
 
 MEASURED_EPOCHS = 3
-"""Epochs after the first, which warms up, of which the median counts."""
+"""Number of epochs, after a first one for warm-up, whose median is reported."""
 
 LONG_ENOUGH = 60.0
-"""Seconds of measured epochs after which none is added."""
+"""Seconds of measured epochs after which no epoch is added."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """One size to measure and the file for what is found."""
+    """One size to measure, the settings as JSON, and the file of the result."""
 
     users: int
     items: int
@@ -40,14 +41,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an epoch costs at one size.
+    """The cost of an epoch at one size.
 
     Attributes:
-        users: number of users; likewise `items`.
-        seconds: of an epoch by stage, and in `epoch` of all of it.
-        memory: peak of the process above what it held before the data, in bytes.
+        users: number of users.
+        items: number of items.
+        seconds: of an epoch by stage; `epoch` is the whole epoch.
+        memory: peak memory of the process, without what it used before the data, in bytes.
         recall: share of the true largest entries of denoised rows that the search among candidates finds; 1
-            where all items are searched.
+            if all items are searched.
     """
 
     users: int
@@ -60,14 +62,14 @@ class Cost:
 def plan_scaling(
     settings: RecommendSettings, folder: Path, items: Sequence[int], users: Sequence[int]
 ) -> list[Size]:
-    """Let the items grow at the first number of users, and the users at the first number of items."""
+    """Plan growing items with the first number of users, and growing users with the first number of items."""
     text = settings.model_copy(update={"data": DataSettings()}).model_dump_json()
     sizes = [(users[0], n) for n in items] + [(n, items[0]) for n in users[1:]]
     return [Size(u, i, text, folder / "members" / f"{u}-users-{i}-items.json") for u, i in sizes]
 
 
 def run_scaling(sizes: Sequence[Size]) -> None:
-    """Measure every size that has not been measured, one at a time.
+    """Measure every size that has no result yet, one at a time.
 
     Raises:
         UsageError: if the folder holds measurements with other settings.
@@ -77,19 +79,19 @@ def run_scaling(sizes: Sequence[Size]) -> None:
             before = json.loads(size.path.read_text(encoding="utf-8"))["settings"]
             if before != json.loads(size.settings):
                 raise UsageError(
-                    f"--output: {size.path} was measured with other settings; name another folder"
+                    f"`output`: {size.path} was measured with other settings; name another folder"
                 )
     todo = [size for size in sizes if not size.path.is_file()]
     with progress_bar("sizes", len(sizes), len(sizes) - len(todo)) as advance:
         for size in todo:
-            # a process of its own, because a process only ever tells the peak of all it did
+            # a new process for each size, because the peak memory of a process never falls
             with worker_pool(1) as pool:
                 pool.submit(measure, size).result()
             advance("")
 
 
 def measure(size: Size) -> None:
-    """Train some epochs on drawn data of a size and write what they cost."""
+    """Train some epochs on synthetic data of a size and write their cost."""
     settings = RecommendSettings.model_validate_json(size.settings)
     cpu = torch.device("cpu")
     before = peak_memory(cpu)
@@ -113,10 +115,10 @@ def measure(size: Size) -> None:
     write_atomic(size.path, json.dumps(content, indent=2) + "\n")
 
 
-def judge_scaling(
+def report_scaling(
     sizes: Sequence[Size], folder: Path
 ) -> tuple[list[Cost], dict[str, dict[str, float]], list[Path]]:
-    """Fit an exponent to every stage, write scaling.{json,md} and a picture for each axis.
+    """Fit an exponent to every stage, and write scaling.{json,md} and a plot for each axis.
 
     Returns:
         The costs, the exponents by axis and stage, and the files.
@@ -147,7 +149,7 @@ def _read(path: Path) -> Cost:
 
 
 def fit_exponents(axis: str, costs: Sequence[Cost]) -> dict[str, float]:
-    """Fit cost ~ size^exponent to every stage and to the memory, by least squares on the logarithms."""
+    """Fit cost ~ size^exponent to every stage and to the memory, by least squares of the logarithms."""
     sizes = np.log([getattr(cost, axis) for cost in costs])
     values = {stage: [cost.seconds[stage] for cost in costs] for stage in costs[0].seconds}
     values["memory"] = [float(cost.memory) for cost in costs]
@@ -158,7 +160,7 @@ def fit_exponents(axis: str, costs: Sequence[Cost]) -> dict[str, float]:
 
 
 def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
-    """Arrange the costs: a row for each size."""
+    """Arrange the costs as a table: a row per size."""
     stages = list(costs[0].seconds)
     rows = [
         [
@@ -174,7 +176,7 @@ def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
 
 
 def exponent_table(exponents: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Arrange the exponents: a row for each axis."""
+    """Arrange the exponents as a table: a row per axis."""
     stages = list(next(iter(exponents.values()), {}))
     rows = [[axis, *(f"{found[stage]:.2f}" for stage in stages)] for axis, found in exponents.items()]
     return ["exponent in", *stages], rows

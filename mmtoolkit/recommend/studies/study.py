@@ -1,7 +1,7 @@
-"""Studies of many runs in one folder: finished members are kept, stopped ones resumed, others trained.
+"""Studies of many runs in one folder: a repeated study keeps finished members and resumes stopped ones.
 
 FOLDER/members/<name>-s<seed>/   the runs
-FOLDER/*.{json,md,png}           what they say together
+FOLDER/*.{json,md,png}           their comparison
 """
 
 import json
@@ -24,7 +24,7 @@ from mmtoolkit.core.report import markdown_table
 from mmtoolkit.core.run import LAST, RunDirectory, write_atomic
 from mmtoolkit.recommend.compare import Comparison, compare
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data.dataset import load_data
+from mmtoolkit.recommend.data.read import load_data
 from mmtoolkit.recommend.studies.plots import plot_lines, with_deviation, write_comparison
 from mmtoolkit.recommend.train import train
 
@@ -38,9 +38,10 @@ ABLATIONS: dict[str, Values] = {
     "without contrast": {"train": {"contrast_weight": 0}},
     "without history": {"history": {"weight": 0}},
 }
-"""Parts of the method that the ablation takes away, by what is left of it."""
+"""Changes that remove one part of the method, by label."""
 ROBUSTNESS_PEERS = ("freedom", "lightgcn")
-SPOILT = {"false links": "data.false_links", "feature noise": "data.feature_noise"}
+NOISE = {"false links": "data.false_links", "feature noise": "data.feature_noise"}
+"""Settings that add noise to the data, by label."""
 
 Task = TypeVar("Task")
 
@@ -50,7 +51,7 @@ class Member:
     """One training run of a study.
 
     Attributes:
-        label: group that it belongs to, whatever its seed.
+        label: group of the run; it does not depend on the seed.
         path: its folder.
         resolved: its settings.
     """
@@ -66,7 +67,7 @@ class Member:
 
 
 def plan_ablation(base: Sequence[Layer], folder: Path, seeds: int) -> list[Member]:
-    """Plan the full method and what is left of it without each part that it has, for some seeds.
+    """Plan the full method, and the method without each of its parts, for some seeds.
 
     Args:
         base: layers of settings of the full method.
@@ -75,7 +76,7 @@ def plan_ablation(base: Sequence[Layer], folder: Path, seeds: int) -> list[Membe
 
     Raises:
         ConfigError: if a setting is wrong.
-        UsageError: if the base is no IGDMRec with a denoised item graph.
+        UsageError: if the base is not IGDMRec with a denoised item graph.
     """
     settings = resolve(RecommendSettings, base).settings
     if settings.model.kind != "igdmrec" or settings.model.item_graph != "denoised":
@@ -95,17 +96,17 @@ def plan_robustness(
     seeds: int,
     levels: Mapping[str, Sequence[float]],
 ) -> list[Member]:
-    """Plan a method, FREEDOM and LightGCN on ever more false links and noisier features.
+    """Plan a method, FREEDOM and LightGCN with increasing false links and feature noise.
 
-    The peers have their own presets, with the data, the evaluation and the `changes` of the base. LightGCN
-    sees neither links nor features and is trained once for each seed.
+    The peers use their own presets, with the data, the evaluation and the `changes` of the base. LightGCN
+    uses neither links nor features and is trained once per seed.
 
     Args:
         base: layers of settings of the method.
-        changes: layers for every model, as `--set`.
+        changes: layers for every model, such as those of the command line.
         folder: of the study.
         seeds: number of seeds, from 0.
-        levels: by what is spoilt (:data:`SPOILT`), the amounts.
+        levels: by kind of noise (:data:`NOISE`), the amounts.
     """
     settings = resolve(RecommendSettings, [*base, *changes]).settings
     shared = settings.model_dump(mode="json", include={"data", "evaluate", "device"})
@@ -119,20 +120,20 @@ def plan_robustness(
             for what, amounts in levels.items() if model != "lightgcn" else ():
                 for amount in amounts:
                     if amount:
-                        spoilt = Layer("study", nested(SPOILT[what], amount))
-                        members.append(_member(f"{model} {what} {amount:g}", [*layers, spoilt], folder, seed))
+                        noise = Layer("study", nested(NOISE[what], amount))
+                        members.append(_member(f"{model} {what} {amount:g}", [*layers, noise], folder, seed))
     return members
 
 
-def spoilable(base: Sequence[Layer]) -> list[str]:
-    """Return what can be spoilt in a data set: links always, features where every modality has some.
+def possible_noise(base: Sequence[Layer]) -> list[str]:
+    """Return the kinds of noise for a data set: links always, features if every modality has some.
 
     Raises:
         DataError: if the data set cannot be used.
     """
     data = load_data(resolve(RecommendSettings, base).settings.data.path)
     has_features = all(modality.features is not None for modality in data.modalities.values())
-    return list(SPOILT) if has_features else ["false links"]
+    return list(NOISE) if has_features else ["false links"]
 
 
 def _member(label: str, layers: Sequence[Layer], folder: Path, seed: int) -> Member:
@@ -142,7 +143,7 @@ def _member(label: str, layers: Sequence[Layer], folder: Path, seed: int) -> Mem
 
 
 def run_members(members: Sequence[Member], jobs: int) -> None:
-    """Train every member that is not finished, several at once.
+    """Train every member that is not finished, `jobs` at a time.
 
     Raises:
         UsageError: if a member's folder was made with other settings.
@@ -163,7 +164,7 @@ def _check_same(member: Member) -> None:
     before = resolve(RecommendSettings, [config_layer("recommend", str(run.config_path))]).settings
     if before != member.resolved.settings:
         raise UsageError(
-            f"--output: {member.path} was trained with other settings; name another folder for this study"
+            f"`output`: {member.path} was trained with other settings; name another folder for this study"
         )
 
 
@@ -179,13 +180,13 @@ def run_member(member: Member) -> None:
 
 
 def run_all(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int, *, done: int = 0) -> None:
-    """Do tasks one after the other here, or several at once in processes that share the threads.
+    """Run tasks one after the other in this process, or several at once in processes that share the threads.
 
     Args:
-        work: does one task; a function of a module.
+        work: runs one task; a function of a module, so that other processes can import it.
         tasks: its arguments.
-        jobs: tasks at once; 1 works in this process.
-        done: tasks that were finished before, for the progress bar.
+        jobs: number of tasks at once; 1 runs them in this process.
+        done: number of tasks that were finished before, for the progress bar.
     """
     with progress_bar("members", done + len(tasks), done) as advance:
         if jobs == 1:
@@ -203,7 +204,7 @@ def run_all(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int, *, d
 
 
 def worker_pool(jobs: int) -> ProcessPoolExecutor:
-    """Return fresh processes that share this one's threads."""
+    """Return a pool of new processes that share this one's threads."""
     threads = max(1, torch.get_num_threads() // jobs)
     return ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
@@ -216,7 +217,7 @@ def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def judge_ablation(members: Sequence[Member], folder: Path) -> tuple[Comparison, list[Path]]:
+def report_ablation(members: Sequence[Member], folder: Path) -> tuple[Comparison, list[Path]]:
     """Compare the members with the full method and write comparison.{json,md,png}."""
     labels = {member.path: member.label for member in members}
     found = compare([member.path for member in members], labels=labels)
@@ -225,15 +226,15 @@ def judge_ablation(members: Sequence[Member], folder: Path) -> tuple[Comparison,
 
 @dataclass(frozen=True)
 class Degradation:
-    """How a model does on data that are spoilt to some degree.
+    """The test metric of a model on data with some noise.
 
     Attributes:
         model: name.
-        spoilt: what was spoilt, see :data:`SPOILT`.
-        amount: how much of it.
+        spoilt: kind of noise, see :data:`NOISE`, or `nothing`.
+        amount: of the noise.
         mean: test metric, averaged over seeds.
-        deviation: over the seeds; None for one.
-        kept: mean as a share of the same model's on clean data.
+        deviation: standard deviation over the seeds; None for one seed.
+        kept: mean divided by the same model's mean on clean data.
     """
 
     model: str
@@ -244,8 +245,8 @@ class Degradation:
     kept: float
 
 
-def judge_robustness(members: Sequence[Member], folder: Path) -> tuple[str, list[Degradation], list[Path]]:
-    """Read the members' test scores, write robustness.{json,md} and a picture for each way to spoil.
+def report_robustness(members: Sequence[Member], folder: Path) -> tuple[str, list[Degradation], list[Path]]:
+    """Read the members' test scores, and write robustness.{json,md} and a plot for each kind of noise.
 
     Returns:
         The metric, the scores and the files.
@@ -260,7 +261,7 @@ def judge_robustness(members: Sequence[Member], folder: Path) -> tuple[str, list
     content: dict[str, Any] = {"metric": metric, "rows": [vars(row) for row in rows]}
     write_atomic(files[0], json.dumps(content, indent=2) + "\n")
     write_atomic(files[1], markdown_table(*robustness_table(rows, metric)))
-    for what in sorted({row.spoilt for row in rows if row.spoilt in SPOILT}):
+    for what in sorted({row.spoilt for row in rows if row.spoilt in NOISE}):
         path = folder / f"{what.replace(' ', '_')}.png"
         _draw(rows, what, metric, path)
         files.append(path)
@@ -278,12 +279,12 @@ def _degradations(scores: Mapping[str, Sequence[float]]) -> Iterator[Degradation
 
 
 def robustness_table(rows: Sequence[Degradation], metric: str) -> tuple[list[str], list[list[str]]]:
-    """Arrange the scores: a row for each model and amount."""
+    """Arrange the scores as a table: a row per model and amount."""
     cells = [
         [row.model, row.spoilt, f"{row.amount:g}", with_deviation(row.mean, row.deviation), f"{row.kept:.1%}"]
         for row in rows
     ]
-    return ["model", "spoilt", "amount", metric, "kept"], cells
+    return ["model", "noise", "amount", metric, "kept"], cells
 
 
 def _draw(rows: Sequence[Degradation], what: str, metric: str, path: Path) -> None:

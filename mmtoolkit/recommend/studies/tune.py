@@ -1,4 +1,4 @@
-"""Search for settings on validation alone, with Optuna; a folder can be continued.
+"""Search for settings by their validation score, with Optuna; a search can be continued.
 
 FOLDER/config.yaml    the settings that the search starts from
 FOLDER/trials.log     every trial (Optuna's journal)
@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mmtoolkit.core.config import Layer, Resolved, config_layer, flatten, nested, resolve
 from mmtoolkit.core.errors import DivergenceError, RunError, UsageError
 from mmtoolkit.core.extras import need
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.report import markdown_table
-from mmtoolkit.core.run import write_atomic
+from mmtoolkit.core.run import check_new, write_atomic
 from mmtoolkit.recommend.config import RecommendSettings
-from mmtoolkit.recommend.data.dataset import RecommendData, load_data
+from mmtoolkit.recommend.data.dataset import RecommendData
+from mmtoolkit.recommend.data.read import load_data
 from mmtoolkit.recommend.studies.plots import plot_lines
-from mmtoolkit.recommend.train import epochs, set_up
+from mmtoolkit.recommend.studies.space import SPACES, Space, parse_space
+from mmtoolkit.recommend.training.loop import epochs
+from mmtoolkit.recommend.training.state import set_up
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -34,92 +35,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`; whole ones where both ends are."""
-
-    low: float
-    high: float
-    logarithmic: bool = False
-
-    def ends(self) -> list[Any]:
-        """Return what to check before the search."""
-        return [self.low, self.high]
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value lies in the range."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
-    def suggest(self, trial: "Trial", name: str) -> Any:
-        """Ask Optuna for a value."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.logarithmic)
-        return trial.suggest_float(name, self.low, self.high, log=self.logarithmic)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few values."""
-
-    values: tuple[Any, ...]
-
-    def ends(self) -> list[Any]:
-        """Return what to check before the search."""
-        return list(self.values)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        return value in self.values
-
-    def suggest(self, trial: "Trial", name: str) -> Any:
-        """Ask Optuna for a value."""
-        return trial.suggest_categorical(name, self.values)
-
-
-Space = Mapping[str, Range | Choice]
-
-_RATE: Space = {"train.learning_rate": Range(5e-4, 1e-2, True)}
-_PENALTY: Space = {"train.embedding_penalty": Range(1e-7, 1e-1, True)}
-_LAYERS: Space = {"model.layers": Range(1, 4), "model.layer_combination": Choice(("last", "mean"))}
-SPACES: dict[str, Space] = {
-    "igdmrec": {
-        **_RATE,
-        **_LAYERS,
-        "train.contrast_weight": Range(1e-3, 1.0, True),
-        "history.weight": Range(0.0, 60.0),
-        "history.graph_weight": Range(0.0, 0.5),
-        "graph.semantic_share": Range(0.0, 1.0),
-        "diffusion.guidance": Range(0.0, 8.0),
-        "diffusion.condition_dropout_per": Choice(("batch", "row")),
-        "graph.co_occurrence_threshold": Range(1, 3),
-        "graph.behaviour_weights": Choice(("binary", "count")),
-    },
-    "freedom": {
-        **_RATE,
-        **_LAYERS,
-        "peers.freedom_kept_edges": Range(0.1, 0.9),
-        "peers.freedom_item_layers": Range(1, 2),
-        "peers.freedom_modality_weight": Range(1e-5, 1e-1, True),
-    },
-    "vbpr": {**_RATE, **_PENALTY},
-    "lightgcn": {**_RATE, **_PENALTY, "model.layers": Range(1, 4)},
-    "bpr-mf": {**_RATE, **_PENALTY},
-    "ease": {"peers.ease_ridge": Range(1.0, 1e4, True)},
-    "item-knn": {"peers.knn_neighbours": Range(10, 1000, True), "peers.knn_shrinkage": Range(0.1, 1e3, True)},
-    "popularity": {},
-}
-"""What is searched for each `model.kind`, unless `--search` says otherwise."""
-
-
-@dataclass(frozen=True)
 class TuneResult:
-    """What a search has found so far.
+    """The result of a search so far.
 
     Attributes:
-        metric: validation metric that was maximised.
-        trials: finished, pruned and failed ones, by state.
-        best: its value.
+        metric: validation metric that the search maximises.
+        trials: numbers of complete, pruned and failed trials, by state.
+        best: largest value of the metric.
         values: the settings that reached it, by dotted name.
-        files: what was written; the preset is the first.
+        files: written files; the first one is the preset.
     """
 
     metric: str
@@ -129,43 +53,8 @@ class TuneResult:
     files: list[Path]
 
 
-def parse_space(texts: Sequence[str]) -> dict[str, Range | Choice]:
-    """Read `key=low:high`, `key=low:high:log` and `key=a|b|c`.
-
-    Raises:
-        UsageError: naming the text that is none of these.
-    """
-    space: dict[str, Range | Choice] = {}
-    for text in texts:
-        name, _, values = text.partition("=")
-        if "|" in values:
-            try:
-                space[name] = Choice(tuple(yaml.safe_load(part) for part in values.split("|")))
-            except yaml.YAMLError:
-                raise UsageError(f"--search {text}: one of the values is no YAML") from None
-            continue
-        low, _, rest = values.partition(":")
-        high, _, scale = rest.partition(":")
-        try:
-            ends = [int(x) if x.strip().isdecimal() else float(x) for x in (low, high)]
-        except ValueError:
-            ends = [1, 0]
-        logarithmic = scale == "log"
-        if (
-            not name
-            or not ends[0] < ends[1] < math.inf
-            or scale not in ("", "log")
-            or (logarithmic and ends[0] <= 0)
-        ):
-            raise UsageError(
-                f"--search {text}: write KEY=LOW:HIGH, KEY=LOW:HIGH:log (LOW above 0) or KEY=a|b|c"
-            )
-        space[name] = Range(ends[0], ends[1], logarithmic)
-    return space
-
-
 def plan_tune(layers: Sequence[Layer], search: Sequence[str]) -> tuple[Resolved[RecommendSettings], Space]:
-    """Resolve what the search starts from, and check every end of what it searches.
+    """Resolve the settings that the search starts from, and validate the ends of its ranges.
 
     Raises:
         ConfigError: if a setting or an end of its range is not valid.
@@ -175,39 +64,43 @@ def plan_tune(layers: Sequence[Layer], search: Sequence[str]) -> tuple[Resolved[
     kind = base.settings.model.kind
     space = parse_space(search) or SPACES[kind]
     if not space:
-        raise UsageError(f"tune: {kind} has no settings to search; name some with --search KEY=LOW:HIGH")
+        raise UsageError(f"tune: {kind} has no settings to search; name some with `search` KEY=LOW:HIGH")
     for name, values in space.items():
         for value in values.ends():
-            resolve(RecommendSettings, [*layers, Layer("--search", nested(name, value))])
+            resolve(RecommendSettings, [*layers, Layer("`search`", nested(name, value))])
     return base, space
 
 
 def tune(
-    layers: Sequence[Layer], search: Sequence[str], folder: Path, trials: int, minutes: float | None = None
+    layers: Sequence[Layer],
+    search: Sequence[str],
+    output: Path,
+    trials: int,
+    minutes: float | None = None,
 ) -> TuneResult:
     """Search for the settings with the best validation score; the test split is never ranked.
 
-    The settings that the search starts from are its first trial. A trial that falls behind the median
-    of the others at the same epoch, after its first `train.patience` epochs, is pruned.
+    The first trial uses the settings that the search starts from. After its first `train.patience` epochs, a
+    trial below the median of the others at the same epoch is pruned.
 
     Args:
         layers: settings to start from.
-        search: what to search, see :func:`parse_space`; none: :data:`SPACES`.
-        folder: new, empty, or that of the same search, which then goes on.
-        trials: how many there shall be in all.
-        minutes: stop after so many, with the best so far.
+        search: settings to search, see :func:`parse_space`; default: :data:`SPACES`.
+        output: a new or empty folder, or the folder of the same search, which then continues.
+        trials: number of trials, including those of earlier calls.
+        minutes: stop after this time, with the best result so far.
 
     Raises:
-        UsageError: if Optuna is missing or the folder is that of another search.
+        UsageError: if Optuna is missing, or the folder holds another search.
         DataError: if the data set cannot be used; nothing has been written then.
         RunError: if no trial was finished.
     """
     optuna = need("optuna", "tune", "recommend tune")
     base, space = plan_tune(layers, search)
     data = load_data(base.settings.data.path)
-    _claim(folder, base, space)
+    _claim(output, base, space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open_study(folder, base.settings)
+    study = _open_study(output, base.settings)
     if not study.trials:
         _enqueue_base(study, base.settings, space)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -222,33 +115,32 @@ def tune(
             note = _run_trial(study, trial, settings, data, deadline)
             logger.info("trial %d: %s, %s", trial.number, note, values)
             advance(note)
-    return _report(study, layers, base.settings.train.monitor, folder)
+    return _report(study, layers, base.settings.train.monitor, output)
 
 
 def _claim(folder: Path, base: Resolved[RecommendSettings], space: Space) -> None:
-    """Make the folder of a search, or refuse that of another one."""
+    """Make the folder of a search, or refuse the folder of another search."""
     config, searched = folder / "config.yaml", folder / "space.json"
     text = json.dumps({name: repr(values) for name, values in space.items()}, indent=2) + "\n"
     if not config.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"--output {folder}: already there and not empty; name another folder")
+        check_new(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(searched, text)
         write_atomic(config, base.to_yaml())
         return
     before = resolve(RecommendSettings, [config_layer("recommend", str(config))]).settings
     if before != base.settings or not searched.is_file() or searched.read_text(encoding="utf-8") != text:
-        raise UsageError(f"--output {folder}: holds a search from other settings; name another folder")
+        raise UsageError(f"`output` {folder}: holds a search from other settings; name another folder")
 
 
 def _open_study(folder: Path, settings: RecommendSettings) -> "Study":
-    """Open the folder's study; trials that a kill cut short count as failed."""
+    """Open the folder's study; trials that a kill interrupted count as failed."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "trials.log")))
     study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
-    # a continued search must not draw its first suggestions again
+    # with the same seed a continued search would repeat its first suggestions
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
     study.pruner = optuna.pruners.MedianPruner(5, n_warmup_steps=settings.train.patience)
     for trial in study.trials:
@@ -259,7 +151,7 @@ def _open_study(folder: Path, settings: RecommendSettings) -> "Study":
 
 def _enqueue_base(study: "Study", settings: RecommendSettings, space: Space) -> None:
     given = dict(flatten(settings.model_dump(mode="json")))
-    if all(values.holds(given.get(name)) for name, values in space.items()):
+    if all(values.contains(given.get(name)) for name, values in space.items()):
         study.enqueue_trial({name: given[name] for name in space})
 
 
@@ -270,7 +162,7 @@ def _as_layers(values: Mapping[str, Any]) -> list[Layer]:
 def _run_trial(
     study: "Study", trial: "Trial", settings: RecommendSettings, data: RecommendData, deadline: float
 ) -> str:
-    """Train with a trial's settings, tell the study what came out, and say it in words."""
+    """Train with a trial's settings, add the result to the study, and return it in words."""
     from optuna.trial import TrialState
 
     training = set_up(settings, data)
@@ -284,17 +176,17 @@ def _run_trial(
     except DivergenceError as error:
         study.tell(trial, state=TrialState.FAIL)
         return error.message
-    study.tell(trial, training.best_score)
-    return f"{settings.train.monitor} {training.best_score:.4f}"
+    study.tell(trial, training.best.score)
+    return f"{settings.train.monitor} {training.best.score:.4f}"
 
 
 def _report(study: "Study", layers: Sequence[Layer], metric: str, folder: Path) -> TuneResult:
-    """Write the preset of the best trial and what all of them reached."""
+    """Write the preset of the best trial, and a table and a plot of all trials."""
     from optuna.trial import TrialState
 
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     if not finished:
-        raise RunError(f"{folder}: no trial was finished; give more --minutes or --trials")
+        raise RunError(f"{folder}: no trial was finished; give more `minutes` or `trials`")
     best = study.best_trial
     states = {state.name.lower(): 0 for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)}
     for trial in study.trials:
@@ -302,7 +194,7 @@ def _report(study: "Study", layers: Sequence[Layer], metric: str, folder: Path) 
             states[trial.state.name.lower()] += 1
     tuned = resolve(RecommendSettings, [*layers, *_as_layers(best.params)])
     reached = f"trial {best.number} of {len(study.trials)}, {metric} {study.best_value:.4f}"
-    head = f"# Tuned on validation alone: {reached}.\n"
+    head = f"# Tuned on the validation split only: {reached}.\n"
     files = [folder / f"{name}" for name in ("best.yaml", "tune.json", "tune.md", "tune.png")]
     write_atomic(files[0], head + tuned.to_yaml())
     rows = [
@@ -338,7 +230,7 @@ def _short(value: Any) -> str:
 
 def _draw(finished: "Sequence[FrozenTrial]", metric: str, path: Path) -> None:
     values = [(float(trial.number), float(trial.value or 0), 0.0) for trial in finished]
-    best = [(place, max(v for _, v, _ in values[: n + 1]), 0.0) for n, (place, _, _) in enumerate(values)]
+    best = [(trial, max(v for _, v, _ in values[: n + 1]), 0.0) for n, (trial, _, _) in enumerate(values)]
     plot_lines(
         {"trial": values, "best so far": best}, path, x="trial", y=f"validation {metric}", title="Search"
     )

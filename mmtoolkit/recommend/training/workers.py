@@ -1,7 +1,7 @@
-"""The processes that train one model together: each computes its share of the rows of a batch.
+"""The processes that train one model together: each computes some rows of a batch.
 
-Every process holds all weights and draws the same random numbers; losses and gradients are summed over
-the processes, so that many processes compute what one would, up to the order of the sums.
+Every process holds all weights and draws the same random numbers. Losses and gradients are summed over the
+processes, so that they compute the same as one process, up to the order of the sums.
 """
 
 import os
@@ -22,11 +22,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Workers:
-    """This process's place among those that `accelerate launch` or `torchrun` started.
+    """The processes that `accelerate launch` or `torchrun` started, and this one's rank.
 
     Attributes:
-        rank: number of this process; 0 writes the run.
-        count: how many there are.
+        rank: number of this process; process 0 writes the run.
+        count: number of processes.
     """
 
     rank: int = 0
@@ -35,12 +35,12 @@ class Workers:
 
     @classmethod
     def join(cls, device: torch.device) -> tuple[Self, torch.device]:
-        """Meet the other processes, if any, and return this one's place and device."""
+        """Connect to the other processes, if any, and return the group and this process's device."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(), device
         accelerator = make_accelerator(device)
-        place = cls(accelerator.process_index, accelerator.num_processes, accelerator)
-        return place, accelerator.device
+        group = cls(accelerator.process_index, accelerator.num_processes, accelerator)
+        return group, accelerator.device
 
     @property
     def is_main(self) -> bool:
@@ -55,7 +55,7 @@ class Workers:
         return own if len(own) else rows[:1]
 
     def part(self, loss: Tensor, batch: int) -> Tensor:
-        """Weigh the mean loss over this process's rows, so that the parts add up to the batch's mean."""
+        """Weigh the mean loss over this process's rows so that all parts add up to the batch's mean."""
         if self.count == 1:
             return loss
         own = batch // self.count + (self.rank < batch % self.count)

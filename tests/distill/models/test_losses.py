@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from mixture import Mixture
 from torch import nn
 
 from mmtoolkit.core.config import resolve, set_layers
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.models.denoiser import Levels
 from mmtoolkit.distill.models.losses import Draw, distillation_loss, jump, pseudo_huber, teacher_output
-from mmtoolkit.distill.models.mixture import Mixture
 from mmtoolkit.distill.models.pixel import pixel_levels
 from mmtoolkit.distill.sampling.generate import (
     damped_guidance,

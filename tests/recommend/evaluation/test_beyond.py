@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -80,16 +79,3 @@ def test_items_without_training_users_are_cold(tiny_data, lists):
     train[:, taken[0]] = 0
     data = replace(tiny_data, train=sp.csr_array(train.tocsr()))
     assert item_groups(lists, data, "test", 20)["cold"]["items"] == 60 - len(taken) + 1
-
-
-def test_eval_prints_everything(mmtk, data_folder, tmp_path):
-    run = tmp_path / "run"
-    assert (
-        mmtk("recommend", "train", "-c", "popularity", "--data", data_folder, "-o", run, "-q").exit_code == 0
-    )
-    printed = json.loads(mmtk("recommend", "eval", "--checkpoint", run, "--json", "-q").stdout)
-    assert {"recall@20", "coverage@20", "gini@5", "similarity_text@10"} <= set(printed["metrics"])
-    assert all("recall@20" in group for group in printed["groups"]["users"].values())
-    text = mmtk("recommend", "eval", "--checkpoint", run, "-q").stdout
-    for word in ("coverage", "novelty", "Users by activity", "Items by popularity", "training users"):
-        assert word in text

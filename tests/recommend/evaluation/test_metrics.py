@@ -23,7 +23,7 @@ def test_metrics_by_hand():
     assert scores["ndcg@4"] == pytest.approx(1.5 / ideal3)
 
 
-def test_lists_shorter_than_the_cutoff_score_what_there_is():
+def test_lists_shorter_than_the_cutoff_are_scored_whole():
     scores = ranking_metrics(np.array([[True]]), np.array([1]), [20])
     assert scores["recall@20"] == 1
     assert scores["precision@20"] == 1 / 20
@@ -49,7 +49,7 @@ def test_full_ranking_agrees_with_a_loop_over_users(tiny_data: RecommendData, sp
     users, items = torch.randn(tiny_data.users, 5), torch.randn(tiny_data.items, 5)
     settings = EvaluateSettings(top_k=(3, 7), batch_size=9, mask_validation=mask)
     found = score_users(Embeddings(users, items).scores, tiny_data, split, settings)
-    for place, user in enumerate(found["user"].astype(int)):
+    for row, user in enumerate(found["user"].astype(int)):
         seen = set(tiny_data.train[[user]].indices)
         if mask:
             seen |= set(tiny_data.validation[[user]].indices)
@@ -57,7 +57,7 @@ def test_full_ranking_agrees_with_a_loop_over_users(tiny_data: RecommendData, sp
         for k in (3, 7):
             expected = oracle((items @ users[user]).numpy(), seen, positives, k)
             for name, value in expected.items():
-                assert found[f"{name}@{k}"][place] == pytest.approx(value), (user, name, k)
+                assert found[f"{name}@{k}"][row] == pytest.approx(value), (user, name, k)
 
 
 def test_users_without_a_positive_are_left_out(tiny_data: RecommendData):

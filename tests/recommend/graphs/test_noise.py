@@ -7,7 +7,7 @@ import torch
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.recommend.data.dataset import Modality, RecommendData
 from mmtoolkit.recommend.graphs.graph import semantic_graph
-from mmtoolkit.recommend.graphs.noise import add_noise, false_links, spoil
+from mmtoolkit.recommend.graphs.noise import add_data_noise, add_noise, false_links
 
 CPU = torch.device("cpu")
 
@@ -28,10 +28,10 @@ def test_noise_has_the_wanted_size_and_leaves_unknown_items_unknown():
     assert not noisy[5].any()
 
 
-def test_spoilt_data_differ_by_seed_alone_and_reach_the_graph(tiny_data: RecommendData, tiny_settings):
+def test_noisy_data_depend_on_the_seed_and_reach_the_graph(tiny_data: RecommendData, tiny_settings):
     def graph(*changes):
         settings = tiny_settings(*changes)
-        return semantic_graph(spoil(tiny_data, settings, CPU), settings.data, 10, CPU)
+        return semantic_graph(add_data_noise(tiny_data, settings, CPU), settings.data, 10, CPU)
 
     clean = graph()
     for change in ("data.false_links=0.4", "data.feature_noise=1"):
@@ -43,5 +43,7 @@ def test_spoilt_data_differ_by_seed_alone_and_reach_the_graph(tiny_data: Recomme
 def test_noise_needs_features(tiny_data: RecommendData, tiny_settings):
     data = replace(tiny_data, modalities={"text": Modality(None, {10: np.zeros((60, 10), np.int64)})})
     with pytest.raises(DataError, match=r"add text_feat\.npy or use data\.false_links"):
-        spoil(data, tiny_settings("data.feature_noise=1"), CPU)
-    assert spoil(data, tiny_settings("data.false_links=1"), CPU).modalities["text"].neighbours[10].any()
+        add_data_noise(data, tiny_settings("data.feature_noise=1"), CPU)
+    assert (
+        add_data_noise(data, tiny_settings("data.false_links=1"), CPU).modalities["text"].neighbours[10].any()
+    )

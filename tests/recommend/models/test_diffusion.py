@@ -11,13 +11,13 @@ from mmtoolkit.recommend.graphs.graph import weighted_list_graph
 from mmtoolkit.recommend.graphs.sparse import SparseRows
 from mmtoolkit.recommend.models.diffusion import (
     Reencoding,
-    Schedule,
     denoise_rows,
     denoised_lists,
     mixed_noise,
     training_loss,
 )
 from mmtoolkit.recommend.models.networks import CDNet, sinusoidal_embedding
+from mmtoolkit.recommend.models.schedule import Schedule
 from mmtoolkit.recommend.models.search import largest_entries, neighbourhood
 from mmtoolkit.recommend.training.workers import ALONE, Workers
 
@@ -197,8 +197,8 @@ def test_the_same_seed_and_small_blocks_change_nothing(monkeypatch):
     whole, lists, values = run()
     monkeypatch.setattr("mmtoolkit.recommend.models.diffusion.DENOISED_ENTRIES", 17 * HIDDEN)
     monkeypatch.setattr("mmtoolkit.recommend.graphs.sparse.ADDED_ENTRIES", 17 * HIDDEN)
-    again, small_lists, small_values = run()
-    assert all(map(torch.equal, again, whole))
+    repeated, small_lists, small_values = run()
+    assert all(map(torch.equal, repeated, whole))
     assert torch.allclose(small_values, values, atol=1e-5)
     assert (small_lists == lists).float().mean() > 0.99
 
@@ -226,7 +226,7 @@ def test_processes_share_a_batch(count):
 def test_candidates_are_two_hops_and_the_best_of_them_are_found(monkeypatch):
     (semantic, behaviour), schedule = graphs(), Schedule.from_settings(SETTINGS, CPU)
     net = small_net().eval()
-    _, values, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, candidates=True)
+    _, values, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, search_candidates=True)
     entries = denoised(net, schedule, semantic, behaviour) @ net.decoder.T + net.decoder_bias
     linked = neighbourhood(semantic, behaviour).toarray()
     near = torch.from_numpy(linked @ linked) > 0
@@ -241,7 +241,7 @@ def test_candidates_are_two_hops_and_the_best_of_them_are_found(monkeypatch):
 
     monkeypatch.setattr("mmtoolkit.recommend.models.diffusion.RECALL_ROWS", ITEMS // 4)  # every fourth row
     monkeypatch.setattr("mmtoolkit.recommend.models.diffusion.DENOISED_ENTRIES", 7 * HIDDEN)
-    _, _, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, candidates=True)
+    _, _, recall = denoised_lists(net, schedule, semantic, behaviour, 4.0, 10, search_candidates=True)
     assert recall == pytest.approx(np.mean(shared[::4]))
 
 

@@ -5,7 +5,7 @@ from mmtoolkit.recommend.models.networks import drop_entries
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_dropped_entries_are_that_share_and_the_rest_keeps_the_mean(share):
+def test_dropout_drops_the_share_and_keeps_the_mean(share):
     x = torch.full((401, 503), 2.0, requires_grad=True)
     dropped = drop_entries(x, share)
     kept = dropped != 0

@@ -12,11 +12,14 @@ from mmtoolkit.core.checkpoint import load_checkpoint
 from mmtoolkit.core.errors import DataError, RunError
 from mmtoolkit.recommend.data.dataset import Modality
 from mmtoolkit.recommend.graphs.graph import cosine_neighbours, normalise_symmetric, user_item_graph
-from mmtoolkit.recommend.load import LEARNERS, load_model, make_learner
+from mmtoolkit.recommend.load import load
+from mmtoolkit.recommend.models.kinds import LEARNERS, make_learner
 from mmtoolkit.recommend.models.learner import Loop
 from mmtoolkit.recommend.models.peers.closed import ease_weights
 from mmtoolkit.recommend.models.peers.learned import thin_edges
-from mmtoolkit.recommend.train import set_up, train, train_epoch
+from mmtoolkit.recommend.train import train
+from mmtoolkit.recommend.training.loop import train_epoch
+from mmtoolkit.recommend.training.state import set_up
 
 CPU = torch.device("cpu")
 PEERS = [kind for kind in LEARNERS if kind != "igdmrec"]
@@ -43,7 +46,7 @@ def test_ease_is_a_ridge_regression_of_every_item_on_the_others(tiny_data):
 def test_ease_refuses_what_cannot_fit(tiny_data, tiny_settings, new_run, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda _: 10)
     settings = tiny_settings("model.kind=ease")
-    with pytest.raises(RunError, match=r"use --set model\.kind=item-knn"):
+    with pytest.raises(RunError, match=r"use model\.kind item-knn"):
         train(settings, new_run(settings), tiny_data)
 
 
@@ -117,7 +120,7 @@ def test_freedom_learns_from_features_too(tiny_data, tiny_settings):
     assert learner.recommender.project["text"].weight.grad.abs().sum() > 0
 
 
-def test_thinned_edges_are_edges_and_spare_the_rare(tiny_data):
+def test_thinning_keeps_edges_of_rare_items_more_often(tiny_data):
     kept = thin_edges(tiny_data.train, 0.25)
     assert kept.nnz == round(0.25 * tiny_data.train.nnz)
     assert (kept.multiply(tiny_data.train) != kept).nnz == 0
@@ -153,11 +156,12 @@ def test_vbpr_is_the_sum_of_its_four_parts(tiny_data, tiny_settings):
 def test_vbpr_needs_features(tiny_data, tiny_settings):
     lists = np.arange(600).reshape(60, 10) % 60
     data = replace(tiny_data, modalities={"text": Modality(None, {10: lists})})
-    with pytest.raises(DataError, match=r"add text_feat\.npy or use --set model\.kind=freedom"):
+    with pytest.raises(DataError, match=r"add text_feat\.npy or use model\.kind freedom"):
         make_learner(tiny_settings("model.kind=vbpr"), data, CPU)
     make_learner(tiny_settings("model.kind=freedom"), data, CPU)
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", ["freedom", "vbpr", "ease"])
 def test_a_resumed_peer_equals_an_uninterrupted_one(tiny_data, tiny_settings, new_run, kind):
     change = f"model.kind={kind}"
@@ -180,6 +184,7 @@ def test_peers_learn(tiny_data, tiny_settings, kind):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", PEERS)
 def test_every_peer_trains_evaluates_and_predicts_through_the_command_line(mmtk, data_folder, tmp_path, kind):
     run = tmp_path / "run"
@@ -194,7 +199,7 @@ def test_every_peer_trains_evaluates_and_predicts_through_the_command_line(mmtk,
     scores = [float(row["score"]) for row in rows]
     assert len(rows) == 4
     assert scores == sorted(scores, reverse=True)
-    model = load_model(run)
+    model = load(run)
     embedded = kind in ("lightgcn", "freedom", "vbpr", "bpr-mf")
     assert (model.users is not None) == (model.items is not None) == embedded
     assert model.scores(np.array([1, 2])).shape == (2, 60)

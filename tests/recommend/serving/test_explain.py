@@ -85,6 +85,6 @@ def test_ready_lists_and_empty_features(trained_model):
 
 
 @pytest.mark.parametrize("kind", ["bpr-mf", "vbpr", "popularity"])
-def test_models_without_sums_say_so(kind, trained_model):
+def test_models_without_sums_are_refused(kind, trained_model):
     with pytest.raises(UsageError, match=f"the scores of {kind} are no sums"):
         Explainer(trained_model(f"model.kind={kind}"))

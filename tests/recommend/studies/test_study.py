@@ -1,16 +1,21 @@
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mmtoolkit.recommend.studies import scaling
 from mmtoolkit.recommend.studies.scaling import Cost, fit_exponents
-from mmtoolkit.recommend.studies.study import ABLATIONS
+from mmtoolkit.recommend.studies.study import ABLATIONS, worker_pool
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 SMALL = ["-c", "tiny", "-q"]
 for change in ("diffusion.hidden=8", "train.epochs=1", "model.embedding=4", "data.modalities={}"):
     SMALL += ["-s", change]
 
 
-def test_ablation_goes_on_where_it_stopped_and_says_what_a_part_is_worth(mmtk, data_folder, tmp_path):
+def test_ablation_continues_and_measures_each_part(mmtk, data_folder, tmp_path):
     folder = tmp_path / "study"
     command = ["recommend", "study", "ablation", *SMALL, "--data", data_folder, "--seeds", "1", "-o", folder]
     planned = json.loads(mmtk(*command, "--dry-run", "--json").stdout)["members"]
@@ -36,12 +41,12 @@ def test_ablation_goes_on_where_it_stopped_and_says_what_a_part_is_worth(mmtk, d
     assert (refused.exit_code, "trained with other settings" in refused.stderr) == (2, True)
 
 
-def test_ablation_is_about_igdmrec(mmtk, tmp_path):
+def test_ablation_refuses_other_models(mmtk, tmp_path):
     result = mmtk("recommend", "study", "ablation", "-c", "lightgcn", "-o", tmp_path / "s")
     assert (result.exit_code, "needs model.kind igdmrec" in result.stderr) == (2, True)
 
 
-def test_robustness_beside_the_peers(mmtk, data_folder, tmp_path):
+def test_robustness_with_the_peers(mmtk, data_folder, tmp_path):
     folder = tmp_path / "study"
     command = ["recommend", "study", "robustness", *SMALL, "--data", data_folder, "-o", folder]
     command += ["--links", "0.5", "--noise", "2", "--seeds", "1"]
@@ -65,7 +70,8 @@ def test_robustness_beside_the_peers(mmtk, data_folder, tmp_path):
     assert "| lightgcn | nothing | 0 |" in (folder / "robustness.md").read_text()
 
 
-def test_scaling_measures_each_size_once(mmtk, tmp_path):
+def test_scaling_measures_each_size_once(mmtk, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "worker_pool", ThreadPoolExecutor)  # other processes take seconds to start
     folder = tmp_path / "study"
     command = ["recommend", "study", "scaling", *SMALL, "--items", "100,200", "--users", "50", "-o", folder]
     printed = json.loads(mmtk(*command, "--json").stdout)
@@ -77,6 +83,20 @@ def test_scaling_measures_each_size_once(mmtk, tmp_path):
     assert times == {p: p.stat().st_mtime_ns for p in folder.glob("members/*")}
     refused = mmtk(*command, "-s", "model.layers=1")
     assert (refused.exit_code, "measured with other settings" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["study", "ablation"], ["study", "robustness"], ["tune"]])
+def test_settings_without_effect_are_reported_once(command, mmtk, tiny_folder, tmp_path):
+    arguments = [*SMALL, "--data", tiny_folder, "-o", tmp_path / "s", "-n", "-s", "peers.ease_ridge=3"]
+    result = mmtk("recommend", *command, *arguments)
+    assert result.exit_code == 0, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.endswith("--set peers.ease_ridge: without effect, as model.kind is igdmrec")
+
+
+def test_workers_are_other_processes():
+    with worker_pool(1) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
 
 
 def test_exponents_of_known_powers():

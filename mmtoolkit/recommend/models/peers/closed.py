@@ -1,4 +1,4 @@
-"""Peers that are fitted in one go: popularity, item k-NN and EASE."""
+"""Peers with a closed form: popularity, item k-NN and EASE."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from mmtoolkit.recommend.models.learner import HistoryWeights, Learner, Loop, Sa
 
 
 class ClosedForm(Learner):
-    """A model without gradients: the first epoch fits it, and there is no second."""
+    """A model without gradients: one epoch fits it."""
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Refuse: there is nothing to learn from triples."""
+        """Raise an error: a closed form has no loss."""
         raise NotImplementedError
 
 
@@ -35,7 +35,7 @@ class Popularity(ClosedForm):
         return {}
 
     def scorer(self) -> SameForAll:
-        """Return the counts as everybody's scores."""
+        """Return the counts as the scores of every user."""
         return SameForAll(self.counts)
 
     def weights(self) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ class Popularity(ClosedForm):
         return {"counts": self.counts}
 
     def load_weights(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Take the counts back."""
+        """Load the counts."""
         wanted = {"counts": torch.empty(self.data.items)}
         self.counts = matching_weights(checkpoint.model, wanted, path)["counts"].to(self.device)
 
@@ -61,7 +61,7 @@ class ItemKnn(ClosedForm):
         return {}
 
     def scorer(self) -> HistoryWeights:
-        """Let a user's items vote for the items that have them among their neighbours."""
+        """Score an item by its similarities to those of the user's items that are among its neighbours."""
         return HistoryWeights(self.data.train, sp.csr_array(self.similar.T), self.device)
 
     def weights(self) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ class ItemKnn(ClosedForm):
         }
 
     def load_weights(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Take the similarities back."""
+        """Load the similarities."""
         wanted = {
             name: checkpoint.model.get(name, torch.empty(0)) for name in ("similar.index", "similar.weights")
         }
@@ -104,7 +104,7 @@ class Ease(ClosedForm):
         return {"item_weights": self.item_weights}
 
     def load_weights(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Take B back."""
+        """Load B."""
         items = self.data.items
         wanted = {"item_weights": torch.empty(items, items, device="meta")}
         stored = matching_weights(checkpoint.model, wanted, path)
@@ -125,6 +125,7 @@ def ease_weights(train: sp.csr_array, ridge: float) -> Tensor:
     """
     gram = torch.from_numpy((train.T @ train).toarray()).float()
     gram.diagonal().add_(ridge)
+    # in place from here on: the arrays have items x items entries
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     del gram
     weights = inverse.div_(-inverse.diagonal().clone())
@@ -133,14 +134,14 @@ def ease_weights(train: sp.csr_array, ridge: float) -> Tensor:
 
 
 def check_memory(items: int) -> None:
-    """Refuse what cannot fit: EASE holds three `(items, items)` arrays at its peak.
+    """Refuse a catalogue that does not fit into memory: EASE needs three `(items, items)` arrays.
 
     Raises:
-        RunError: if the machine has less memory than that.
+        RunError: if the machine has less memory.
     """
-    there, needed = total_memory(), 3 * 4 * items**2
-    if there is not None and needed > there:
+    memory, needed = total_memory(), 3 * 4 * items**2
+    if memory is not None and needed > memory:
         raise RunError(
-            f"ease: {items:,} items need {needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}; "
-            "use --set model.kind=item-knn for as many items"
+            f"ease: {items:,} items need {needed / 2**30:.0f} GiB, this machine has {memory / 2**30:.0f}; "
+            "use model.kind item-knn for as many items"
         )

@@ -83,7 +83,7 @@ class Vbpr(Learner):
         if missing:
             raise DataError(
                 f"vbpr: modality '{missing[0]}' has neighbour lists but no features; "
-                f"add {missing[0]}_feat.npy or use --set model.kind=freedom"
+                f"add {missing[0]}_feat.npy or use model.kind freedom"
             )
         features = torch.cat([weights[name] ** 0.5 * x for name, x in found.items()], dim=1).to(device)
         self.recommender = VisualFactors(data.users, features, settings.model.embedding).to(device)
@@ -128,7 +128,7 @@ class VisualFactors(nn.Module):
 
 
 class Freedom(Learner):
-    """FREEDOM (Zhou and Shen 2023): a frozen item graph and a user-item graph thinned in each epoch."""
+    """FREEDOM (Zhou and Shen 2023): a frozen item graph, and sampled user-item edges in each epoch."""
 
     recommender: "FreedomWeights"
     item_graph: sp.csr_array
@@ -162,7 +162,7 @@ class Freedom(Learner):
         return {"user_item_edges": float(thinned.nnz)}
 
     def representations(self, user_item: Graph) -> tuple[Tensor, Tensor]:
-        """Return users and items, the items with their share of the frozen graph added."""
+        """Return users and items; the items include the propagation on the frozen graph."""
         users, items = self.recommender.collaborative(user_item)
         near: Tensor = self.recommender.items
         for _ in range(self.settings.peers.freedom_item_layers):
@@ -170,7 +170,7 @@ class Freedom(Learner):
         return users, items + near
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Return the BPR loss, that of the projected features and the embedding penalty."""
+        """Return the BPR loss of the embeddings, of the projected features, and the embedding penalty."""
         users, items = self.representations(self.thinned)
         user, positive, negative = pick(batch, users, items)
         loss = bpr_loss(user, positive, negative)
@@ -214,19 +214,19 @@ def unit_features(data: RecommendData, names: Mapping[str, float]) -> dict[str, 
 
 
 def thin_edges(train: sp.csr_array, kept: float) -> sp.csr_array:
-    """Draw edges without replacement, those of popular items and busy users less often.
+    """Draw edges without replacement, with lower probability for popular items and active users.
 
     An edge's weight is 1 / sqrt(degree of its user x degree of its item) (FREEDOM, eq. 7).
 
     Args:
         train: `(users, items)`.
-        kept: share of the edges to draw.
+        kept: fraction of the edges to draw.
     """
     coo = train.tocoo()
     users = np.diff(train.indptr)
     items = np.bincount(coo.col, minlength=train.shape[1])
     weight = torch.from_numpy(1 / np.sqrt(users[coo.row] * items[coo.col]))
-    # the smallest of exponential draws with these rates are a draw without replacement
+    # with exponential times of these rates, the first arrivals are a weighted draw without replacement
     arrival = torch.empty_like(weight).exponential_() / weight
     chosen = arrival.topk(max(1, round(kept * len(weight))), largest=False).indices.numpy()
     values = np.ones(len(chosen), np.float32)

@@ -1,4 +1,4 @@
-"""What training holds, made from the settings, and its checkpoints."""
+"""The state of a training, made from the settings, and its checkpoints."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,25 +9,26 @@ from torch import nn
 
 from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, matching_weights, save_checkpoint
 from mmtoolkit.core.device import make_accelerator, resolve_device, seed_everything
-from mmtoolkit.core.errors import CheckpointError, ConfigError
+from mmtoolkit.core.errors import CheckpointError
+from mmtoolkit.core.extras import need
 from mmtoolkit.core.files import fingerprint
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.training import Average
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.read import PixelExamples, load_images, open_pictures
-from mmtoolkit.distill.models.denoiser import Denoiser, Examples, move
-from mmtoolkit.distill.training.steps import Average, parts_of
+from mmtoolkit.distill.data.cached import is_cache, open_cache
+from mmtoolkit.distill.load import load_base
+from mmtoolkit.distill.models.denoiser import Denoiser, Examples
+from mmtoolkit.distill.training.steps import parts_of
 from mmtoolkit.distill.training.targets import Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mmtoolkit.distill.cache import CachedExamples
-
 
 @dataclass
 class Training:
-    """Everything that training holds; `step` counts those done."""
+    """Everything that training holds; `step` counts finished steps."""
 
     settings: DistillSettings
     examples: Examples
@@ -54,81 +55,48 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
 
     Args:
         settings: all settings.
-        run: where a latent family's cache goes; without it, `data.path` must be a cache.
+        run: folder that gets the cache of a latent family; without it, `data.path` must be a cache.
     """
     accelerator = make_accelerator(resolve_device(settings.device))
+    parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
     seed_everything(settings.seed)
-    denoiser: Denoiser
-    if settings.model.family == "pixel":
-        denoiser, examples, meta = _load_pixel(settings, accelerator.device)
-    else:
-        denoiser, examples, meta = _load_latent(settings, run, accelerator)
-    parameters = denoiser.trainable()
+    if settings.model.family != "pixel":
+        _check_memory(settings, accelerator)
+    base = load_base(settings, run, accelerator)
+    base.denoiser.adapt(settings.model)
+    parameters = base.denoiser.trainable()
     facts = {"model": settings.model.model_dump(), "targets": settings.targets.model_dump()}
     training = Training(
         settings=settings,
-        examples=examples,
-        denoiser=denoiser,
+        examples=base.examples,
+        denoiser=base.denoiser,
         accelerator=accelerator,
         targets=Targets.from_settings(settings.targets, accelerator.device),
         parameters=parameters,
         optimizer=_optimizer(settings, list(parameters.values())),
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"),
         average=Average(parameters, settings.train.ema),
-        meta={"engine": "distill train", "facts": facts, "texts": texts_of(examples), **meta},
+        meta={"engine": "distill train", "facts": facts, "texts": texts_of(base.examples), **base.meta},
     )
-    parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
-    denoiser.network = accelerator.prepare_model(denoiser.network)
+    base.denoiser.network = accelerator.prepare_model(base.denoiser.network)
     return training
 
 
-def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denoiser, Examples, dict[str, Any]]:
-    from mmtoolkit.distill.models.pixel import load_pixel
-
-    denoiser = load_pixel(settings.model.base, device)
-    pictures = open_pictures(settings.data)
-    tokens = denoiser.spec.tokens(pictures.texts)
-    images = load_images(pictures, denoiser.spec.size)
-    examples = PixelExamples(images, tokens, settings.data.flip, pictures.texts)
-    denoiser.adapt(settings.model)
-    return denoiser, examples, {"spec": denoiser.spec.to_json()}
-
-
-def _load_latent(
-    settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
-) -> tuple[Denoiser, Examples, dict[str, Any]]:
-    from mmtoolkit.distill.cache import is_cache, open_cache, picture_size
-    from mmtoolkit.distill.models.families import Source, load_latent
+def _check_memory(settings: DistillSettings, accelerator: "Accelerator") -> None:
+    """Count what training will hold, and refuse what does not fit, before anything is loaded or encoded."""
+    from mmtoolkit.distill.cache import picture_size
+    from mmtoolkit.distill.models.families import Source
     from mmtoolkit.distill.training.memory import check_memory, expected_memory
 
-    path, device = settings.data.path, accelerator.device
-    examples = open_cache(path, settings) if path is not None and is_cache(path) else None
+    path = settings.data.path
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
-    size = examples.facts["size"] if examples else picture_size(settings, source)
+    cached = path is not None and is_cache(path)
+    size = open_cache(path, settings).facts["size"] if cached and path else picture_size(settings, source)
     rows = settings.train.batch_size // (settings.train.accumulation * accelerator.num_processes)
     memory = expected_memory(settings, source, size, max(1, rows))
     listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())
     logger.info("expected memory %.2f GB: %s", sum(memory.values()) / 1e9, listed)
-    check_memory(memory, device)
-    examples = examples or _cache_in(run, settings, accelerator)
-    denoiser = load_latent(settings, size, move(examples.no_prompt, device), device)
-    denoiser.adapt(settings.model)
-    return denoiser, examples, {}
-
-
-def _cache_in(
-    run: RunDirectory | None, settings: DistillSettings, accelerator: "Accelerator"
-) -> "CachedExamples":
-    """Encode the data into the folder of a run, which a stopped command can then resume."""
-    from mmtoolkit.distill.cache import checked_pictures, write_cache
-
-    if run is None:
-        raise ConfigError(f"data.path: {settings.data.path} is no cache; make one with `mmtk distill cache`")
-    with accelerator.main_process_first():  # the others find its cache
-        pictures = checked_pictures(settings, run.path / "cache")
-        if accelerator.is_main_process:
-            run.start()
-        return write_cache(settings, run.path / "cache", pictures)
+    check_memory(memory, accelerator.device)
 
 
 def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -138,20 +106,15 @@ def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> tor
         return torch.optim.AdamW(
             parameters, train.learning_rate, weight_decay=train.weight_decay, fused=fused
         )
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        raise ConfigError(
-            "train.optimizer: adamw8bit needs bitsandbytes: pip install 'mmtoolkit[adam8bit]'"
-        ) from None
-    optimizer: torch.optim.Optimizer = AdamW8bit(
+    bitsandbytes = need("bitsandbytes.optim", "adam8bit", "train.optimizer: adamw8bit")
+    optimizer: torch.optim.Optimizer = bitsandbytes.AdamW8bit(
         parameters, train.learning_rate, weight_decay=train.weight_decay
     )
     return optimizer
 
 
 def save(training: Training, run: RunDirectory) -> None:
-    """Write a checkpoint: what is used later as the model, all else as state."""
+    """Write a checkpoint: the averaged weights as the model, everything else as state."""
     state = {
         "weights": {name: value.detach() for name, value in training.parameters.items()},
         "optimizer": training.optimizer.state_dict(),
@@ -164,36 +127,34 @@ def save(training: Training, run: RunDirectory) -> None:
 
 
 def texts_of(examples: Examples) -> str:
-    """Return what tells the texts of all examples, in order, from others."""
+    """Return a fingerprint of the texts of all examples, in order."""
     return fingerprint(examples.texts(torch.arange(len(examples))))
 
 
 def check_data(stored: Checkpoint, examples: Examples, path: Path) -> None:
-    """Refuse to train on with other data than a checkpoint saw, where it says which they were.
+    """Refuse to continue with other data than the checkpoint saw, if it says which they were.
 
     Raises:
         CheckpointError: if its examples had other texts.
     """
     if stored.meta.get("texts") not in (None, texts_of(examples)):
-        raise CheckpointError(f"{path}: trained on other pictures or texts; give its own data with --data")
+        raise CheckpointError(f"{path}: trained on other pictures or texts; give its own data with `data`")
 
 
 @torch.no_grad()
-def restore(training: Training, run: RunDirectory, *, same_data: bool = False) -> None:
-    """Put the last checkpoint back, as if training had never stopped.
+def restore(training: Training, run: RunDirectory) -> None:
+    """Restore the last checkpoint, as if training had never stopped.
 
     Args:
         training: of the same settings.
-        run: whose checkpoint it is.
-        same_data: see that it saw the data that are there now, on which training goes on.
+        run: the run with the checkpoint.
 
     Raises:
         CheckpointError: if there is none, or it belongs to another base or other data.
     """
     path = run.checkpoint()
     stored = load_checkpoint(path)
-    if same_data:
-        check_data(stored, training.examples, path)
+    check_data(stored, training.examples, path)
     weights = matching_weights(stored.state["weights"], dict(training.parameters), path)
     for name, parameter in training.parameters.items():
         parameter.copy_(weights[name])

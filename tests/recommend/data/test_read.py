@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmtoolkit.core.errors import DataError
-from mmtoolkit.recommend.data.dataset import load_data, read_folder
+from mmtoolkit.recommend.data.read import load_data, read_folder
 
 
 def edit(path, change):
@@ -54,10 +54,10 @@ BAD = {
         lambda f: (f / "i_id_mapping.csv").write_bytes(b"id\tnumber\n\xff\t0\n"),
         "i_id_mapping.csv: not UTF-8 text",
     ),
-    "empty file": (lambda f: (f / "tiny.inter").write_text(""), "holds no interactions"),
+    "empty file": (lambda f: (f / "tiny.inter").write_text(""), "no interactions"),
     "binary file": (lambda f: (f / "tiny.inter").write_bytes(b"\xff\xfe\x00"), "not UTF-8"),
     "empty split": (lambda f: edit(f / "tiny.inter", drop_lines(1)), "the validation split is empty"),
-    "NaN": (lambda f: save(f / "text_feat.npy", with_nan), "text_feat.npy: row 17 (and 0 more) holds NaN"),
+    "NaN": (lambda f: save(f / "text_feat.npy", with_nan), "text_feat.npy: row 17 (and 0 more) has NaN"),
     "too many rows": (
         lambda f: save(f / "text_feat.npy", lambda a: np.vstack([a, a])),
         "120 rows for 60 items",
@@ -124,7 +124,7 @@ def test_a_pair_in_two_splits_is_refused(label, other, count, expected, data_fol
     assert result.exit_code == 2, result.output
     later = path.read_text().splitlines().index(f"{user}\t{item}\t{max(label, other)}") + 1
     pair = f"tiny.inter:{later}: user {user} with item {item}"
-    assert f"{expected.format(pair=pair)}; leave every pair in one split alone" in result.stderr
+    assert f"{expected.format(pair=pair)}; keep every pair in one split only" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -171,7 +171,7 @@ def test_mapping_adds_items_without_interactions(data_folder):
 def test_missing_folder_and_no_folder(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         load_data(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="--data demo"):
+    with pytest.raises(DataError, match="`data` demo"):
         load_data(None)
 
 
