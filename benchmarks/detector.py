@@ -24,7 +24,9 @@ from mmtoolkit.landmarks.data.images import PICTURES, read_image
 from mmtoolkit.landmarks.data.read import Annotation, read_annotations
 from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.detection.detector import CentreNet, Detector
-from mmtoolkit.landmarks.detection.train import FaceBank, fill_bank, save_detector, train_detector
+from mmtoolkit.landmarks.detection.scenes import FaceBank, fill_bank
+from mmtoolkit.landmarks.detection.train import fit_detector as train_detector
+from mmtoolkit.landmarks.detection.train import save_detector
 from mmtoolkit.landmarks.rendering.scenery import draw_background
 
 TEXTURES, RENDERED = 100, 300

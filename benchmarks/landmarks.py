@@ -26,10 +26,13 @@ from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image, read_image
 from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.detection.detect import Detector, make_detector
-from mmtoolkit.landmarks.export import comparison_crops, export, milliseconds_per_face, onnx_session
-from mmtoolkit.landmarks.load import Landmarker, load_landmarker
+from mmtoolkit.landmarks.export import comparison_crops, onnx_session
+from mmtoolkit.landmarks.export import export_network as export
+from mmtoolkit.landmarks.load import Landmarker
+from mmtoolkit.landmarks.load import load as load_landmarker
 from mmtoolkit.landmarks.prediction.pictures import core_count, find_faces, list_pictures, predict_pictures
 from mmtoolkit.landmarks.prediction.smooth import OneEuroFilter
+from mmtoolkit.landmarks.profile import milliseconds_per_face
 
 SIZE, FOLDER = 450, 1000
 Row = tuple[str, str, str | None, float]

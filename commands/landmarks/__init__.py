@@ -1,6 +1,9 @@
 """`mmtk landmarks`: one module for each kind of command."""
 
-from . import data, train
+import typer
 
-app = train.app
-app.add_typer(data.app)
+from . import data, evaluate, export, predict, train
+
+app = typer.Typer(no_args_is_help=True, help="Facial landmarks with the 106 points of the JD challenge.")
+for part in (train, evaluate, predict, export, data):
+    app.add_typer(part.app)

@@ -1,4 +1,4 @@
-"""`mmtk landmarks`: convert, complete and hand in data sets; draw the points."""
+"""`mmtk landmarks`: convert, complete and submit data sets; plot the points."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,18 +7,9 @@ from typing import Annotated
 import typer
 
 from .. import options
-from ..options import Debug, Device, DryRun, Json, Quiet, Seed, Verbose
-from ..output import facts_as_text, print_facts, print_json, start_output
-from .options import (
-    DATA,
-    Download,
-    Finder,
-    Flip,
-    NewFile,
-    Weights,
-    open_detector,
-    open_landmarker,
-)
+from ..command import Answer, command, planned
+from ..options import Device, DryRun, Seed
+from .options import SETS, Download, Finder, Flip, NewFile, Weights, open_detector, open_landmarker
 
 app = typer.Typer()
 
@@ -33,11 +24,13 @@ class LabelFormat(StrEnum):
     coco = "coco"
 
 
-@app.command(
-    "convert", epilog="Example: mmtk landmarks convert wflw.txt --to jd106 --format coco -o faces.json"
+@command(
+    app,
+    "landmarks convert",
+    example="mmtk landmarks convert wflw.txt --to jd106 --format coco -o faces.json",
 )
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SET", help=DATA)],
+    source: Annotated[Path, typer.Argument(metavar="SET", help=SETS)],
     output: NewFile,
     scheme: Annotated[
         str, typer.Option("--to", help="jd106, insightface106, sensetime106, wflw98, ibug68, mediapipe478.")
@@ -46,23 +39,19 @@ def convert(
         str | None, typer.Option("--from", help="Scheme of the labels (default: by their number).")
     ] = None,
     kind: Annotated[LabelFormat, typer.Option("--format", help="Format to write.")] = LabelFormat.coco,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> Answer:
     """Write the labels of a data set in another scheme and format."""
-    from mmtoolkit.landmarks.data.write import convert_file
+    from mmtoolkit.landmarks.convert import convert as convert_engine
 
-    count = convert_file(source, output, scheme, kind.value, scheme_from)
-    if as_json:
-        print_json("landmarks convert", faces=count, scheme=scheme, files=[str(output)])
-    else:
-        typer.echo(f"{output}: {scheme} points of {count} faces")
+    count = convert_engine(source, output, scheme, kind.value, scheme_from)
+    content = {"faces": count, "scheme": scheme, "files": [str(output)]}
+    return Answer(content, [f"{output}: {scheme} points of {count} faces"])
 
 
-@app.command("complete", epilog="Example: mmtk landmarks complete helen helen106 --model ict_facekit.npz")
+@command(app, "landmarks complete", example="mmtk landmarks complete helen helen106 --model ict_facekit.npz")
 def complete(
     source: Annotated[
-        Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {DATA}")
+        Path, typer.Argument(metavar="SET", help=f"Photographs with 68 points or more: {SETS}")
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
     model: Annotated[
@@ -71,40 +60,32 @@ def complete(
     views: Annotated[int, typer.Option(help="Turned views of each photograph.", min=0, max=50)] = 4,
     shift: Annotated[
         tuple[float, float],
-        typer.Option(metavar="X Y", help="Pixels added to the given points, where all lie off the same way."),
+        typer.Option(metavar="X Y", help="Pixels to add to the given points, if all are shifted alike."),
     ] = (0.0, 0.0),
     seed: Seed = None,
     dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+) -> Answer:
     """Fit a 3-D head to 68 points; write all 106 with confidences, and turned views."""
-    start_output(quiet=quiet, verbose=verbose)
     from mmtoolkit.landmarks.complete import complete as complete_engine
     from mmtoolkit.landmarks.complete import describe_work
 
     if dry_run:
-        facts = describe_work(source, model, views)
-    else:
-        facts = complete_engine(source, output, model, views, seed or 0, shift).facts()
-    if as_json:
-        print_json("landmarks complete", dry_run=dry_run, **facts, files=[] if dry_run else [str(output)])
-    else:
-        print_facts({"output": f"{output} (not made)" if dry_run else str(output), **facts_as_text(facts)})
+        return planned(output, describe_work(source, model, views), folder="output")
+    facts = complete_engine(source, output, model, views, seed or 0, shift).facts()
+    shown = {name: f"{value:,}" for name, value in facts.items()}
+    return Answer({"dry_run": False, **facts, "files": [str(output)]}, [{"output": str(output), **shown}])
 
 
-@app.command("points", epilog="Example: mmtk landmarks points -o points.png")
-def points(output: NewFile, debug: Debug = False) -> None:
-    """Draw the 106 numbered points on a rendered face."""
-    from mmtoolkit.landmarks.chart import draw_chart
+@command(app, "landmarks points", example="mmtk landmarks points -o points.png")
+def points(output: NewFile) -> Answer:
+    """Plot the 106 numbered points on a rendered face."""
+    from mmtoolkit.landmarks.points import draw_numbered_points
 
-    draw_chart(output)
-    typer.echo(output)
+    draw_numbered_points(output)
+    return Answer({"files": [str(output)]}, [str(output)])
 
 
-@app.command("submit", epilog="Example: mmtk landmarks submit --data Test_data -o submission.zip")
+@command(app, "landmarks submit", example="mmtk landmarks submit --data Test_data -o submission.zip")
 def submit(
     data: Annotated[Path, typer.Option(metavar="FOLDER", help="Pictures, with their boxes in rect/.")],
     output: NewFile,
@@ -113,19 +94,12 @@ def submit(
     download: Download = False,
     flip: Flip = False,
     device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Predict a test set and write a checked zip to hand in."""
-    start_output(quiet=quiet, verbose=verbose)
-    from mmtoolkit.landmarks.tasks import submit as submit_engine
+) -> Answer:
+    """Predict a test set, write a zip for the challenge and check it."""
+    from mmtoolkit.landmarks.submit import submit as submit_engine
 
     landmarker = open_landmarker(checkpoint, device, flip=flip)
     finder = open_detector(detector, landmarker, download=download)
-    pictures = submit_engine(landmarker, data, output, finder)
-    if as_json:
-        print_json("landmarks submit", pictures=pictures, files=[str(output)])
-    else:
-        typer.echo(f"{output}: {pictures} predictions, checked")
+    pictures = submit_engine(data, output, landmarker, finder)
+    content = {"pictures": pictures, "files": [str(output)]}
+    return Answer(content, [f"{output}: {pictures} predictions, checked"])

@@ -11,6 +11,7 @@ import torch
 
 from mmtoolkit.core.errors import ConfigError
 from mmtoolkit.core.fields import DeviceName
+from mmtoolkit.core.logging import logger
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +52,16 @@ def _leave_group() -> None:
     """Leave the group of processes; one that ends without may be aborted by its network threads."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """Return whether to compute products in bfloat16: as set, unless a CPU would only emulate it, slowly."""
+    if precision != "bfloat16" or device.type != "cpu":
+        return precision == "bfloat16"
+    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not native:
+        logger.info("precision bfloat16: this CPU has no instructions for it; computing in float32")
+    return native
 
 
 def describe_device(device: torch.device) -> str:

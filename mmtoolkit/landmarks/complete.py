@@ -1,4 +1,4 @@
-"""Turn photographs with 68 human points into a data set of 106 points, with views from other sides."""
+"""The function behind `mmtk landmarks complete`: 106 points and turned views from 68 human points."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +8,7 @@ import numpy as np
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.progress import progress_bar
+from mmtoolkit.core.run import check_new
 from mmtoolkit.landmarks.completion.ict import IctModel, load_ict
 from mmtoolkit.landmarks.completion.labels import Completed, complete_points
 from mmtoolkit.landmarks.completion.rotate import make_relief
@@ -15,24 +16,24 @@ from mmtoolkit.landmarks.data.face import Face, Image, official_box
 from mmtoolkit.landmarks.data.images import read_image
 from mmtoolkit.landmarks.data.points import Points, conversion
 from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
-from mmtoolkit.landmarks.data.text import place_name
-from mmtoolkit.landmarks.data.write import check_new, write_jd
+from mmtoolkit.landmarks.data.text import shown_path
+from mmtoolkit.landmarks.data.write import write_jd
 
-TURNED = 0.8  # how far the labels of turned views are trusted, beside those of the photograph
+TURNED = 0.8  # confidence of the labels of turned views, relative to those of the photograph
 YAW, PITCH = (5.0, 45.0), 14.0  # range of the turns to the side, deviation of those up and down, in degrees
-FARTHEST, HIGHEST, LOWEST = 60.0, -50.0, 35.0  # no view looks farther to the side, up or down
-STEEP = 0.25  # share of turned views that look any way between those bounds up or down
-CUT = 0.2  # share of turned views that end in black across the face, as the challenge's own often do
+FARTHEST, HIGHEST, LOWEST = 60.0, -50.0, 35.0  # limits of the views to the side, up and down, in degrees
+STEEP = 0.25  # share of turned views with a uniform pitch between these limits
+CUT = 0.2  # share of turned views with a black border across the face, as in the challenge's data
 
 
 @dataclass
 class Completion:
-    """What was written.
+    """The result of completing a data set.
 
     Attributes:
         photographs: number of faces read.
         written: number of faces written, turned views included.
-        errors: root mean square distance of each fitted head to the human points, over the face's size.
+        errors: root mean square distance of each fitted head to the human points, divided by the face's size.
     """
 
     photographs: int = 0
@@ -40,7 +41,7 @@ class Completion:
     errors: list[float] = field(default_factory=list)
 
     def facts(self) -> dict[str, int | float]:
-        """Return what to tell a user; errors are fractions of the face's size."""
+        """Return a summary; errors are fractions of the face's size."""
         return {
             "photographs": self.photographs,
             "faces": self.written,
@@ -50,7 +51,7 @@ class Completion:
 
 
 def check_source(source: Path, views: int) -> list[Annotation]:
-    """Read the labels of a data set and see that they can be completed.
+    """Read the labels of a data set and check that they can be completed.
 
     Raises:
         DataError: if a scheme leaves out points of iBUG-68, or two pictures would have the same name.
@@ -62,7 +63,7 @@ def check_source(source: Path, views: int) -> list[Annotation]:
         if not known.all():
             missing = int((~known).sum())
             raise DataError(
-                f"{missing} of the 68 iBUG points are not labelled", path=place_name(item.picture)
+                f"{missing} of the 68 iBUG points are not labelled", path=shown_path(item.picture)
             )
     return annotations
 
@@ -72,7 +73,7 @@ def _turned_names(item: Annotation, views: int) -> list[str]:
 
 
 def describe_work(source: Path, model: Path, views: int) -> dict[str, int | float]:
-    """Check source and model and tell how much would be written.
+    """Check source and model, and return how much would be written.
 
     Raises:
         DataError: if either cannot be used.
@@ -96,16 +97,16 @@ def complete(
         source: data set in any format that :func:`read_annotations` reads, with at least the iBUG points.
         output: new or empty folder.
         model: ICT-FaceKit light as `.npz`.
-        views: turned views of each photograph, besides itself.
-        seed: of the turns.
-        shift: added to the given points in pixels, for sets whose labels all lie off the same way.
+        views: turned views of each photograph.
+        seed: seed of the turns.
+        shift: pixels added to the given points, for sets whose labels are all shifted alike.
 
     Raises:
         DataError: if the source or the model cannot be used; nothing is written then.
         UsageError: if `output` is not empty, or `shift` is not finite.
     """
     if not np.isfinite(shift).all():
-        raise UsageError(f"--shift {shift[0]} {shift[1]}: write pixels, as in --shift -1.5 2")
+        raise UsageError(f"`shift` {shift[0]} {shift[1]}: write pixels, as in -1.5 2")
     check_new(output)
     annotations, head = [_shifted(item, shift) for item in check_source(source, views)], load_ict(model)
     result = Completion(photographs=len(annotations))
@@ -152,7 +153,7 @@ def complete_face(
 
 
 def _keep_given(found: Completed, item: Annotation) -> None:
-    """Put the points that the data set does label in place of the completed ones."""
+    """Replace completed points by those that the data set labels."""
     points, known = conversion(item.scheme, "jd106")(item.points, item.weights > 0)
     found.points[known] = points[known]
     found.confidence[known] = 1.0
@@ -161,16 +162,20 @@ def _keep_given(found: Completed, item: Annotation) -> None:
 def draw_turns(
     yaw: float, pitch: float, count: int, rng: np.random.Generator
 ) -> Sequence[tuple[float, float]]:
-    """Draw turns in degrees, mostly the way that the face looks already.
+    """Draw turns in degrees, mostly in the direction in which the face looks.
 
     Args:
-        yaw: of the face, degrees to the image's right; likewise `pitch` downwards.
-        pitch: see `yaw`.
+        yaw: yaw of the face, degrees to the image's right.
+        pitch: pitch of the face, degrees downwards.
         count: number of turns.
-        rng: draws them.
+        rng: draws the turns.
+
+    Returns:
+        Turns to the right and down.
     """
     turns = []
     for _ in range(count):
+        # turning further shows little that was hidden; turning back shows the far side of the face
         onwards = 1.0 if yaw >= 0 else -1.0
         side = onwards if rng.random() < 0.5 + min(abs(yaw) / 30, 0.5) else -onwards
         right = side * rng.uniform(*YAW)

@@ -5,46 +5,65 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mmtoolkit.core.config import Settings
-
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[int, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, le=1)]
+from mmtoolkit.core.config import ReadBy, Settings
+from mmtoolkit.core.fields import (
+    AbsolutePath,
+    Count,
+    DeviceName,
+    Fraction,
+    Natural,
+    Positive,
+    Probability,
+    Weight,
+)
 
 RESUMABLE = ("train.stop_after", "train.checkpoint_every", "data.path", "data.validation", "device")
 """Settings that may change when a run is resumed: they do not change what an epoch computes."""
+READ_BY: ReadBy = {
+    "data.holdout": ("data.validation", ([],)),
+    "data.rendered_validation": ("data.validation", ([],)),
+    "model.stem": ("model.kind", ("mobile",)),
+    "model.stages": ("model.kind", ("mobile",)),
+    "model.activation": ("model.kind", ("mobile",)),
+    "model.head": ("model.kind", ("mobile",)),
+    "model.head_width": ("model.head", ("simcc",)),
+    "model.bin": ("model.kind", ("mobile",)),
+    "model.bins": ("model.head", ("simcc",)),
+    "model.modules": ("model.kind", ("fan",)),
+    "loss.wing_": ("loss.points", ("wing", "smooth_wing")),
+    "loss.simcc": ("model.kind", ("mobile",)),
+    "loss.simcc_": ("model.head", ("simcc",)),
+    "loss.heatmap_weight": ("model.kind", ("fan",)),
+    "train.frozen": ("model.kind", ("mobile",)),
+}
+"""When a setting has an effect, by the beginning of its name; see :data:`mmtoolkit.core.config.ReadBy`.
+
+`model.bin` and `loss.simcc` are there for a second condition on the same settings.
+"""
 
 
 class DataSettings(Settings):
     """What to learn from."""
 
-    path: tuple[Path, ...] = ()
+    path: tuple[AbsolutePath, ...] = ()
     """Data sets of photographs: JD or LaPa folders or zips, folders of `.pts`, WFLW lists, COCO files."""
-    validation: tuple[Path, ...] = ()
-    """Data sets to validate on; empty: a share of the photographs, or rendered faces where there are none."""
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the photographs that is kept for validation where no set is named."""
-    rendered: Number = 2000
-    """Faces rendered for training."""
-    rendered_validation: Number = 200
-    """Faces rendered for validation where there are no photographs."""
+    validation: tuple[AbsolutePath, ...] = ()
+    """Data sets to validate on; empty: a share of the photographs, or rendered faces without photographs."""
+    holdout: Fraction = 0.05
+    """Share of the photographs that is kept for validation if `data.validation` is empty."""
+    rendered: Natural = 2000
+    """Number of faces rendered for training."""
+    rendered_validation: Natural = 200
+    """Number of faces rendered for validation if there are no photographs."""
     rendered_share: Probability = 0.5
-    """Share of rendered faces in a batch, where there are photographs too."""
+    """Share of rendered faces in a batch, if there are photographs too."""
     pose_balance: Probability = 0.5
-    """0 draws every face alike, 1 draws every 15 degrees of yaw alike, between them in between."""
-
-    @field_validator("path", "validation")
-    @classmethod
-    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        """Let a run be found again from another working folder."""
-        return tuple(path.absolute() for path in value)
+    """0 draws all faces equally often, 1 all bins of 15 degrees of yaw; values between them interpolate."""
 
     @field_validator("path", "validation", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        """Take a single path where a list is meant."""
+        """Accept a single path instead of a list."""
         return (value,) if isinstance(value, str | Path) else value
 
 
@@ -89,7 +108,7 @@ class ModelSettings(Settings):
     bins: Annotated[int, Field(ge=8)] = 224
     """Columns and rows of the simcc head."""
     box_scale: Positive = 1.0
-    """Side of the square that the network sees, over the longer side of the box."""
+    """Side of the square that the network sees, divided by the longer side of the box."""
     modules: Count = 1
     """Hourglasses of FAN."""
 
@@ -106,37 +125,37 @@ class ModelSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """Random changes of the training pictures, drawn for each face anew."""
+    """Random changes of the training pictures, drawn for each face in each batch."""
 
     box_jitter: Weight = 1.0
-    """Spread of the boxes, over that of the challenge's detector."""
+    """Spread of the boxes, relative to that of the challenge's detector."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
-    """Largest turn in degrees."""
+    """Largest rotation in degrees."""
     stretch: Weight = 0.05
-    """Spread of the ratio of width to height, by which faces become longer or wider ones."""
+    """Spread of the aspect ratio, which makes faces longer or wider."""
     flip: Probability = 0.5
     """Share of mirrored faces."""
     colour: Weight = 0.2
-    """Spread of brightness, contrast and each channel's gain."""
+    """Spread of brightness, contrast and the gain of each channel."""
     grey: Probability = 0.1
     """Share of grey pictures."""
     blur: Probability = 0.15
     """Share of blurred pictures."""
     low_resolution: Probability = 0.2
-    """Share of pictures scaled down to a half or a sixth, and up again."""
+    """Share of pictures that are scaled down by a factor of 2 to 6 and up again."""
     occlusion: Probability = 0.3
-    """Share of pictures with a rectangle of colour or of another face in front."""
+    """Share of pictures with a rectangle of one colour or of another face in front."""
     border: Probability = 0.0
-    """Share of pictures that end in black across one side, as many of the challenge's do; labels stay."""
+    """Share of pictures with a black border on one side, as in the challenge's data; labels stay."""
     noise: Weight = 0.02
-    """Largest standard deviation of pixel noise, over the full range."""
+    """Largest standard deviation of the pixel noise, as a share of the full range."""
 
 
 class LossSettings(Settings):
     """What is minimised; distances are in hundredths of the crop's side."""
 
     points: Literal["l1", "wing", "smooth_wing"] = "smooth_wing"
-    """Loss of the coordinates; l1 on a mean of a distribution is the integral loss."""
+    """Loss of the coordinates; l1 on the mean of a distribution is the integral loss."""
     points_weight: Weight = 1.0
     """Its weight."""
     wing_width: Positive = 4.0
@@ -154,57 +173,49 @@ class LossSettings(Settings):
 class TrainSettings(Settings):
     """The optimisation."""
 
-    start: Path | None = None
-    """Run or checkpoint whose weights to start from, of the same network; none: from nothing."""
+    start: AbsolutePath | None = None
+    """Run or checkpoint of the same network whose weights to start from; none: random weights."""
     pretrained: Literal["none", "efficientnet-lite0"] = "none"
-    """ImageNet weights to start the backbone from; its stages must be theirs (extra `encoders`)."""
-    frozen: Number = 0
-    """First stages that keep the weights that they start with, the stem being the first."""
+    """ImageNet weights for the backbone, which must have the same stages (extra `encoders`)."""
+    frozen: Natural = 0
+    """Number of first stages whose weights stay fixed; the stem counts as the first."""
     epochs: Count = 60
-    """Epochs; the learning rate falls to zero along them."""
-    stop_after: Number = 0
-    """Stop after this many epochs of the plan, to be resumed later; 0: run them all."""
-    faces_per_epoch: Number = 0
-    """Faces drawn in an epoch; 0: as many as there are."""
+    """Epochs; the learning rate falls to zero over them."""
+    stop_after: Natural = 0
+    """Stop after this many epochs, to be resumed later; 0: run all epochs."""
+    faces_per_epoch: Natural = 0
+    """Faces drawn in an epoch; 0: as many as the training set has."""
     batch_size: Count = 64
     """Faces in a step, over all processes."""
     learning_rate: Positive = 2e-3
     """AdamW's largest step size."""
     weight_decay: Weight = 1e-4
     """AdamW's decay of the weights."""
-    warmup: Probability = 0.05
-    """Share of the steps in which the learning rate rises."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    """Decay of the averaged weights, which are validated and kept; 0: no average."""
+    warmup: Natural = 100
+    """First steps, over which the learning rate rises linearly; 0: it starts at its largest value."""
+    ema: Fraction = 0.998
+    """Decay of the averaged weights, which are validated and saved; 0: no average."""
     gradient_clip: Positive = 5.0
     """Largest norm of the gradient."""
     checkpoint_every: Count = 1
-    """Epochs between checkpoints; a better epoch is always kept."""
-
-    @field_validator("start")
-    @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        """Let a run be resumed from another working folder."""
-        return value and value.absolute()
+    """Epochs between checkpoints; the best epoch is always saved."""
 
     @model_validator(mode="after")
-    def _frozen_stages_know_something(self) -> Self:
+    def _frozen_stages_are_trained(self) -> Self:
         if self.frozen and self.start is None and self.pretrained == "none":
-            raise ValueError(
-                "train.frozen keeps stages that know nothing; set train.pretrained or train.start"
-            )
+            raise ValueError("train.frozen would keep random weights; set train.pretrained or train.start")
         return self
 
 
 class LandmarkSettings(Settings):
     """All settings of `mmtk landmarks`."""
 
-    seed: Number = 0
+    seed: Natural = 0
     """Seed of every random draw."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: DeviceName = "auto"
     """Where to compute."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network's products while training; weights stay float32."""
+    """Precision of matrix products while training; the weights stay float32."""
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()

@@ -1,4 +1,4 @@
-"""Load trained weights: the shipped ones, a run, one checkpoint, or an exported file."""
+"""Open a trained network for use: the shipped one, that of a run or checkpoint, or an exported file."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mmtoolkit.core.checkpoint import load_checkpoint, matching_weights
@@ -15,7 +14,8 @@ from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import CheckpointError
 from mmtoolkit.core.fields import DeviceName
-from mmtoolkit.core.run import BEST, RunDirectory
+from mmtoolkit.core.files import read_tensors
+from mmtoolkit.core.run import MODEL_FILE, RunDirectory
 from mmtoolkit.landmarks.config import LandmarkSettings, ModelSettings
 from mmtoolkit.landmarks.data.face import Boxes, Image, official_box
 from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes
@@ -31,7 +31,7 @@ class Landmarker:
 
     Attributes:
         name: where it came from.
-        settings: of the model.
+        settings: settings of the model.
         network: in evaluation mode, batch normalisation folded.
         device: where it computes.
         flip: average with the prediction on the mirrored crop.
@@ -69,8 +69,8 @@ class Landmarker:
         Args:
             image: `(height, width, 3)` RGB.
             boxes: `(n, 4)` left, top, right, bottom.
-            passes: 2 looks again through the box of the first pass's points, so that the result does not
-                depend on where a detector puts its boxes.
+            passes: 2 looks again through the box of the first pass's points, so that the result depends
+                little on the boxes of the detector.
 
         Returns:
             Points in pixels, `(n, 106, 2)`, and scores `(n, 106)`.
@@ -89,10 +89,8 @@ class Landmarker:
         return points, scores
 
 
-def load_landmarker(
-    source: Path | None = None, device: DeviceName = "auto", *, flip: bool = False
-) -> Landmarker:
-    """Load a network for prediction.
+def load(source: Path | None = None, device: DeviceName = "auto", *, flip: bool = False) -> Landmarker:
+    """Load a trained network.
 
     Args:
         source: folder of a run (its best checkpoint) or of one checkpoint, or an exported `.safetensors`
@@ -101,44 +99,46 @@ def load_landmarker(
         flip: average with the mirrored crop.
 
     Raises:
-        CheckpointError: if there is no such thing, or it is damaged.
+        CheckpointError: if there is no such run or file, or it is damaged.
     """
-    place = resolve_device(device)
+    resolved = resolve_device(device)
     settings, weights, name = load_weights(source)
     model = make_model(settings)
+    # exported weights have no norms any more: the new network must lose its own before it takes them
     folded = not any(key.endswith("running_mean") for key in weights)
     if folded:
         fold_norms(model)
     path = Path(name)
     model.load_state_dict(matching_weights(weights, model.state_dict(), path))
     fold_norms(model)
-    model = model.float().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Landmarker(name, settings, model, place, flip)
+    model = model.float().to(resolved, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Landmarker(name, settings, model, resolved, flip)
 
 
 def load_weights(source: Path | None) -> tuple[ModelSettings, dict[str, Tensor], str]:
-    """Find the settings of a model, its weights and a name for it; see :func:`load_landmarker`."""
+    """Return the settings of a model, its weights and a name for it; see :func:`load`."""
     if source is None:
         resource = files("mmtoolkit.landmarks") / "weights" / SHIPPED
         if not resource.is_file():
-            raise CheckpointError("no weights ship with this build; name a run with --checkpoint RUN")
+            raise CheckpointError("no weights ship with this build; name a run with `checkpoint`")
         with as_file(resource) as path:
             return *read_exported(path), "compact (shipped)"
-    if not source.exists():
-        raise CheckpointError(f"{source}: no such run or file; name a folder below runs/landmarks")
     if source.is_file():
         return *read_exported(source), str(source)
-    run, path = _locate(source)
+    run, path = RunDirectory.locate(source)
     settings = resolve(LandmarkSettings, [config_layer("landmarks", str(run.config_path))]).settings
     return settings.model, load_checkpoint(path, state=False).model, str(source)
 
 
-def _locate(checkpoint: Path) -> tuple[RunDirectory, Path]:
-    """Find the run and the checkpoint that a folder means."""
-    if (checkpoint / "model.safetensors").is_file():
-        return RunDirectory.open(checkpoint.resolve().parent.parent), checkpoint
-    run = RunDirectory.open(checkpoint)
-    return run, run.checkpoint(BEST)
+def as_landmarker(model: Landmarker | Path | None) -> Landmarker:
+    """Load a network unless it is loaded already."""
+    return model if isinstance(model, Landmarker) else load(model)
+
+
+def is_network(path: Path) -> bool:
+    """Return whether a path is a run, a checkpoint or an exported file rather than predictions."""
+    files_of_runs = (path / "config.yaml", path / MODEL_FILE)
+    return path.suffix == ".safetensors" or any(file.is_file() for file in files_of_runs)
 
 
 def read_exported(path: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
@@ -147,18 +147,17 @@ def read_exported(path: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
     Raises:
         CheckpointError: if it is damaged or something else.
     """
+    weights, metadata = read_tensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            settings = json.loads((file.metadata() or {})["model"])
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        return ModelSettings.model_validate(settings), weights
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        settings = ModelSettings.model_validate(json.loads(metadata["model"]))
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: not weights of `mmtk landmarks export`: {reason}") from None
+    return settings, {name: weight.float() for name, weight in weights.items()}
 
 
 def untrained(preset_or_file: str) -> Landmarker:
-    """Build the network of a preset or a settings file without weights, to measure what it costs."""
+    """Build the untrained network of a preset or a settings file, to measure its cost."""
     settings = resolve(LandmarkSettings, [config_layer("landmarks", preset_or_file)]).settings.model
     device = torch.device("cpu")
     model = fold_norms(make_model(settings)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

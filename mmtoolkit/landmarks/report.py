@@ -1,7 +1,7 @@
-"""Pictures and pages: curves, cumulative errors, overlays, the worst faces."""
+"""Results and reports: curves, cumulative errors, overlays, the worst faces."""
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -9,8 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmtoolkit.core.plots import STYLE, plot_curves
-from mmtoolkit.core.report import write_report
+from mmtoolkit.core import report
+from mmtoolkit.core.plots import STYLE
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.data.images import crop_squares, square_boxes, to_square
@@ -28,9 +28,44 @@ COLOURS = {
     "mouth": (255, 90, 90),
     "pupils": (255, 255, 255),
 }
-"""Colour of each part in pictures, RGB."""
+"""Colour of each part in overlays, RGB."""
 
 Table = tuple[list[str], list[list[str]]]
+"""Column names and rows."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The result of a finished run.
+
+    Attributes:
+        epochs: epochs trained.
+        best_epoch: the one with the lowest validation NME, whose weights are kept as `best`.
+        metrics: its `nme`, `auc`, `failure_rate` on the validation faces.
+        faces_per_second: training speed, augmentation included.
+    """
+
+    epochs: int
+    best_epoch: int
+    metrics: dict[str, float]
+    faces_per_second: float
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """A detector that was trained.
+
+    Attributes:
+        path: file of the weights.
+        faces: faces it was trained on, rendered ones included.
+        scenes: pictures without faces.
+        loss: mean training loss over the last 250 steps.
+    """
+
+    path: Path
+    faces: int
+    scenes: int
+    loss: float
 
 
 def percent(value: float) -> str:
@@ -39,7 +74,7 @@ def percent(value: float) -> str:
 
 
 def metric_table(evaluation: Evaluation) -> Table:
-    """Arrange the figures in the whole and by group as rows of a table."""
+    """Arrange the metrics of all faces and of each group as rows of a table."""
     columns = ["group", "faces", "missing", "NME", "AUC", "failures"]
     rows = []
     for name, figures in {"all": evaluation.metrics, **evaluation.groups}.items():
@@ -57,7 +92,7 @@ def plot_ced(errors: Mapping[str, Values], path: Path, alpha: float = ALPHA) -> 
     """Draw the cumulative error distribution of one or more methods.
 
     Args:
-        errors: by method, NME of each face, NaN where there is no prediction.
+        errors: by method, NME of each face, NaN for faces without prediction.
         path: PNG to write.
         alpha: right end of the axis.
     """
@@ -67,8 +102,8 @@ def plot_ced(errors: Mapping[str, Values], path: Path, alpha: float = ALPHA) -> 
         for name, values in errors.items():
             found = np.sort(values[~np.isnan(values) & (values < alpha)])
             shares = np.arange(len(found) + 1) / len(values)
-            places = np.concatenate([[0], found, [alpha]])
-            axes.step(places, np.append(shares, shares[-1]), where="post", label=name)
+            steps = np.concatenate([[0], found, [alpha]])
+            axes.step(steps, np.append(shares, shares[-1]), where="post", label=name)
         axes.set(
             xlim=(0, alpha), ylim=(0, 1), xlabel="NME", ylabel="share of faces", title="Cumulative error"
         )
@@ -94,13 +129,13 @@ def draw_points(image: Image, points: Points, radius: int | None = None) -> Imag
 def draw_worst(
     truths: Sequence[Annotation], predictions: Mapping[str, Points], evaluation: Evaluation, count: int = 16
 ) -> Image:
-    """Put the faces with the largest errors into one picture: truth left, prediction right.
+    """Draw the faces with the largest errors as one image: truth left, prediction right.
 
     Args:
         truths: labelled faces, whose pictures are read.
         predictions: `(106, 2)` by name.
-        evaluation: of these.
-        count: how many faces.
+        evaluation: their scores.
+        count: number of faces.
 
     Returns:
         `(height, width, 3)` RGB.
@@ -131,23 +166,15 @@ def draw_worst(
 def write_run_report(run: RunDirectory, evaluation: Evaluation, about: str, best_epoch: int) -> None:
     """Draw plots/*.png from metrics.jsonl and write report.html."""
     records = run.read_metrics()
-    plots = run.path / "plots"
-    pictures = {"nme": ["nme"], "auc": ["auc", "failure_rate"], "loss": ["loss"], "rate": ["learning_rate"]}
-    drawn = [
-        plot_curves(records, names, plots / f"{title}.png", x="epoch", title=title, mark=best_epoch)
-        for title, names in pictures.items()
-    ]
-    drawn.append(plot_ced({"validation": evaluation.errors}, plots / "ced.png"))
-    environment = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
+    curves = {"nme": ["nme"], "auc": ["auc", "failure_rate"], "loss": ["loss"], "rate": ["learning_rate"]}
+    plots = report.draw_curves(run, curves, x="epoch", mark=best_epoch)
+    plots.append(plot_ced({"validation": evaluation.errors}, run.path / "plots" / "ced.png"))
     facts = {
         "data": about,
         "epochs": f"{records[-1]['epoch']}, best {best_epoch}",
-        "seconds an epoch": f"{sum(r['seconds'] for r in records) / len(records):.1f}",
-        "faces a second": f"{records[-1]['faces_per_second']:.0f}",
+        "seconds per epoch": f"{sum(r['seconds'] for r in records) / len(records):.1f}",
+        "faces per second": f"{records[-1]['faces_per_second']:.0f}",
         "peak memory": f"{max(r['peak_memory'] for r in records) / 2**30:.2f} GiB",
-        "machine": f"{environment['cpu']}, {environment['cores']} cores",
     }
     tables = {"Validation": metric_table(evaluation), "By part": part_table(evaluation)}
-    settings = run.config_path.read_text(encoding="utf-8")
-    kept = [picture for picture in drawn if picture]
-    write_report(run.path / "report.html", f"landmarks: {run.path.name}", facts, tables, kept, settings)
+    report.write_run_report(run, "landmarks", facts, tables, plots)

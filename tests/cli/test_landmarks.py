@@ -1,6 +1,7 @@
 import json
 import shutil
 import struct
+import sys
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmtoolkit.landmarks.config import DataSettings, LandmarkSettings
 from mmtoolkit.landmarks.data.synthetic import render_faces
 from mmtoolkit.landmarks.data.text import write_points_txt, write_pts
 from mmtoolkit.landmarks.data.write import write_jd
-from mmtoolkit.landmarks.export import comparison_crops, export
+from mmtoolkit.landmarks.export import export
 from mmtoolkit.landmarks.load import untrained
 
 SHAPE = np.random.default_rng(0).uniform(10, 80, (106, 2)).astype(np.float32)
@@ -32,12 +33,13 @@ def run(tmp_path_factory):
 
 
 def test_train_eval_predict_export(mmtk, jd, run, tmp_path):
-    done = mmtk("landmarks", "train", "-c", "tiny", "-o", run, "--device", "cpu", "--json", "-q")
+    small = ["-c", "tiny", "-s", "data.rendered=16", "-s", "data.rendered_validation=2"]
+    done = mmtk("landmarks", "train", *small, "-o", run, "--device", "cpu", "--json", "-q")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["epochs"] == 2
 
-    again = mmtk("landmarks", "train", "--resume", run, "--json", "-q")
-    assert json.loads(again.stdout)["metrics"] == json.loads(done.stdout)["metrics"]
+    resumed = mmtk("landmarks", "train", "--resume", run, "--json", "-q")
+    assert json.loads(resumed.stdout)["metrics"] == json.loads(done.stdout)["metrics"]
 
     scored = mmtk(
         "landmarks", "eval", "--data", jd, "--checkpoint", run, "-o", tmp_path / "e", "--json", "-q"
@@ -72,6 +74,30 @@ def test_train_eval_predict_export(mmtk, jd, run, tmp_path):
     picture = sorted((jd / "picture").iterdir())[0]
     shown = mmtk("landmarks", "predict", picture, "--checkpoint", network, "--json", "-q")
     assert np.shape(json.loads(shown.stdout)["pictures"][0]["faces"][0]["points"]) == (106, 2)
+
+
+def test_settings_without_effect_are_reported(mmtk, tmp_path):
+    settings = ("model.kind=fan", "model.size=64", "model.stem=9", "loss.simcc_sigma=2")
+    changes = [word for setting in settings for word in ("-s", setting)]
+    done = mmtk("landmarks", "train", "-c", "tiny", *changes, "--dry-run", "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    for name in ("model.stem", "loss.simcc_sigma"):
+        assert f"--set {name}: without effect, as model.kind is fan" in " ".join(done.stderr.split())
+    assert "model.size" not in done.stderr
+
+
+def test_a_detector_is_trained(mmtk, jd, tmp_path):
+    command = ["landmarks", "train-detector", "--data", jd, "--scenes", jd, "--steps", 2, "--rendered", 2]
+    output = ["-o", tmp_path / "detector.safetensors"]
+    planned = json.loads(mmtk(*command, *output, "--dry-run", "--json", "-q").stdout)
+    assert (planned["photographs"], planned["scenes"], planned["steps"]) == (6, 6, 2)
+    assert list(tmp_path.iterdir()) == []
+    done = mmtk(*command, *output, "--json", "-q")
+    assert json.loads(done.stdout)["faces"] == 8
+    found = mmtk("landmarks", "predict", jd / "picture", "--detector", output[1], "--json", "-q")
+    assert len(json.loads(found.stdout)["pictures"]) == 6
+    assert mmtk(*command, *output).exit_code == 2
+    assert mmtk(*command, "-o", tmp_path / "detector.pt").exit_code == 2
 
 
 def test_dry_run_writes_nothing(mmtk, jd, tmp_path):
@@ -112,7 +138,7 @@ def test_points_are_drawn(mmtk, tmp_path):
         (["convert", "nowhere", "-o", "x.json"], "no such file or folder"),
     ],
 )
-def test_mistakes_are_told_in_a_line(mmtk, arguments, message):
+def test_mistakes_are_reported_in_one_line(mmtk, arguments, message):
     done = mmtk("landmarks", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
@@ -122,20 +148,21 @@ def test_mistakes_are_told_in_a_line(mmtk, arguments, message):
 def network(tmp_path_factory):
     """An untrained network in a file."""
     path, landmarker = tmp_path_factory.mktemp("network") / "net.safetensors", untrained("tiny")
-    export(landmarker, path, "safetensors", comparison_crops(landmarker, None))
+    export(landmarker, path, "safetensors")
     return path
 
 
 def test_scoring_needs_no_data_set(mmtk, network, monkeypatch):
     """Without --data, rendered faces are scored, the same every time; ready predictions need theirs."""
-    few = LandmarkSettings(data=DataSettings(rendered_validation=5))
-    monkeypatch.setattr("mmtoolkit.landmarks.tasks.LandmarkSettings", lambda: few)
-    told = [
+    small = LandmarkSettings(data=DataSettings(rendered_validation=5))
+    module = sys.modules["mmtoolkit.landmarks.evaluate"]
+    monkeypatch.setattr(module, "LandmarkSettings", lambda: small)
+    one, two = (
         json.loads(mmtk("landmarks", "eval", "--checkpoint", network, "--json", "-q").stdout) for _ in "12"
-    ]
-    assert told[0]["data"] == "rendered validation faces"
-    assert told[0]["metrics"]["faces"] == 5
-    assert told[0] == told[1]
+    )
+    assert one["data"] == "rendered validation faces"
+    assert one["metrics"]["faces"] == 5
+    assert one == two
     same = json.loads(mmtk("landmarks", "compare", network, network, "--json", "-q").stdout)
     assert same["comparisons"][0]["first"] == same["comparisons"][0]["second"]
 
@@ -156,9 +183,9 @@ def test_a_picture_without_a_face_gives_an_empty_list(mmtk, network, tmp_path):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((80, 80, 3), 127, np.uint8))
     found = mmtk("landmarks", "predict", tmp_path / "grey.png", "--checkpoint", network, "--json", "-q")
     assert json.loads(found.stdout)["pictures"] == [{"name": "grey.png", "faces": []}]
-    told = mmtk("landmarks", "submit", "--data", tmp_path, "--checkpoint", network, "-o", tmp_path / "s.zip")
-    assert told.exit_code == 0, told.output
-    assert "no face found in 1 pictures, taken whole" in " ".join(told.stderr.split())
+    done = mmtk("landmarks", "submit", "--data", tmp_path, "--checkpoint", network, "-o", tmp_path / "s.zip")
+    assert done.exit_code == 0, done.output
+    assert "no face found in 1 pictures, taken whole" in " ".join(done.stderr.split())
 
 
 def test_a_short_video(mmtk, jd, network, tmp_path):
@@ -178,7 +205,7 @@ def test_a_short_video(mmtk, jd, network, tmp_path):
 def test_more_passes_workers_and_a_network_for_onnx(mmtk, jd, network, tmp_path):
     pictures = ["landmarks", "predict", jd / "picture", "--checkpoint", network, "--json", "-q"]
     found = [json.loads(mmtk(*pictures, "--workers", n, "--passes", 3).stdout) for n in (1, 3)]
-    one, three = ([p["faces"][0]["points"] for p in told["pictures"]] for told in found)
+    one, three = ([p["faces"][0]["points"] for p in result["pictures"]] for result in found)
     np.testing.assert_allclose(one, three, atol=0.05)
     pytest.importorskip("onnxruntime")
     written = tmp_path / "net.onnx"
@@ -228,12 +255,12 @@ def spoilt(tmp_path_factory):
         "lone": ("picture/b.png", cv2.imencode(".png", image)[1].tobytes()),
         "broken": ("picture/a.png", b"no picture"),
     }
-    for name, (place, content) in faults.items():
+    for name, (file, content) in faults.items():
         for part in ("picture", "landmark", "rect", "weight"):
             (folder / name / part).mkdir(parents=True)
         cv2.imwrite(str(folder / name / "picture" / "a.png"), image)
         (folder / name / "landmark" / "a.png.txt").write_text(good)
-        (folder / name / place).write_bytes(content if isinstance(content, bytes) else content.encode())
+        (folder / name / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     for part in "AB":
         shutil.copytree(folder / "spot", folder / "twins" / part)
         (folder / "twins" / part / "landmark" / "a.png.txt").write_text(good)
@@ -260,8 +287,8 @@ def spoilt(tmp_path_factory):
         ("eval --data short -o OUT", "a.png.txt: holds"),
         ("eval --data nan -o OUT", "a.png.txt:2: 'nan 1' is not 2 finite numbers"),
         ("eval --data large -o OUT", "a.png.txt:2: '1e40 1' is not 2 finite numbers"),
-        ("eval --data spot -o OUT", "a.png.txt: no face: its points lie on one spot or line"),
-        ("train -c tiny --data spot -o OUT", "no face: its points lie on one spot or line"),
+        ("eval --data spot -o OUT", "a.png.txt: no face: its points are on one spot or line"),
+        ("train -c tiny --data spot -o OUT", "no face: its points are on one spot or line"),
         ("eval --data unlabelled -o OUT", "weight/a.png.txt: no face: its points are all left out"),
         ("eval --data flat -o OUT", "a.png.rect:1: the box has no area"),
         ("eval --data poses -o OUT", "poses.csv:2: expected name,yaw,pitch,roll,expression with finite"),
@@ -275,7 +302,7 @@ def spoilt(tmp_path_factory):
         ("eval damaged.zip --data broken -o OUT", "is damaged or needs a password"),
         ("eval locked.zip --data broken -o OUT", "is damaged or needs a password"),
         ("eval no.zip --data broken -o OUT", "neither a folder nor a zip"),
-        ("eval no.zip -o OUT", "name the --data"),
+        ("eval no.zip -o OUT", "with --data"),
         ("eval no.zip --data broken --passes 3 -o OUT", "not both"),
         ("eval no.zip --data broken --device cpu -o OUT", "not both"),
         ("eval --data broken --alpha inf -o OUT", "write an NME"),
@@ -286,10 +313,12 @@ def spoilt(tmp_path_factory):
         ("predict a.png --no-smooth -o OUT", "go with a video"),
         ("predict a.mp4 --workers 3 -o OUT", "go with pictures"),
         ("predict a.png --box 1,1,9,9 --detector whole -o OUT", "not both"),
-        ("predict a.png --box 100,1,120,9 -o OUT", "its box lies beside the picture of 90 x 90"),
+        ("predict a.png --box 100,1,120,9 -o OUT", "its box is outside the picture of 90 x 90"),
         ("predict a.png --download -o OUT", "needs no --download"),
+        ("predict a.png --detector smal -o OUT", "--detector smal: no such detector"),
+        ("predict a.png --detector none.safetensors -o OUT", "not a safetensors file"),
         ("submit --data twins -o OUT.zip", "two pictures are called a.png"),
-        ("submit --data twins -o OUT/s.zip", "in a folder that is there"),
+        ("submit --data twins -o OUT/s.zip", "in a folder that exists"),
         ("convert twins --format txt -o OUT", "two pictures are called a.png"),
         ("convert broken --to ibug68 --format txt -o OUT", "--format txt holds 106"),
         ("complete twins OUT --model cut.npz", "two pictures are called a.png"),

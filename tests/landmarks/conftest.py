@@ -1,4 +1,6 @@
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def jd_folder(faces, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def landmark_settings():
     def make(*changes):
         layers = [config_layer("landmarks", "tiny"), *set_layers(["device=cpu", *changes])]
@@ -35,8 +37,28 @@ def landmark_settings():
 
 
 @pytest.fixture(scope="session")
+def without_report():
+    """Leave out the report of runs inside a `with`: it takes longer than a tiny training."""
+
+    @contextmanager
+    def leave_out():
+        with pytest.MonkeyPatch.context() as patch:
+            module = import_module("mmtoolkit.landmarks.train")
+            patch.setattr(module, "write_run_report", lambda *_: None)
+            yield
+
+    return leave_out
+
+
+@pytest.fixture
+def no_report(without_report):
+    with without_report():
+        yield
+
+
+@pytest.fixture(scope="session")
 def trained(jd_folder, tmp_path_factory):
-    """A network that has learnt a dozen faces by heart."""
+    """A run whose network has learnt a dozen faces by heart, and its result."""
     from mmtoolkit.landmarks.train import train
 
     changes = [
@@ -44,12 +66,13 @@ def trained(jd_folder, tmp_path_factory):
         f"data.path={jd_folder}",
         f"data.validation={jd_folder}",
         "data.rendered=0",
-        "train.epochs=24",
-        "train.batch_size=6",
-        "train.faces_per_epoch=96",
+        "train.epochs=4",
+        "train.batch_size=12",
+        "train.warmup=10",
+        "train.faces_per_epoch=576",
         "train.learning_rate=0.01",
         "train.ema=0.9",
-        "train.checkpoint_every=24",
+        "train.checkpoint_every=4",
         *(
             f"augment.{name}=0"
             for name in ("rotation", "stretch", "flip", "occlusion", "box_jitter", "colour", "grey")
@@ -59,6 +82,14 @@ def trained(jd_folder, tmp_path_factory):
     resolved = resolve(LandmarkSettings, [config_layer("landmarks", "tiny"), *set_layers(changes)])
     run = RunDirectory.new(tmp_path_factory.mktemp("run") / "overfit", resolved.to_yaml())
     return run.path, train(resolved.settings, run)
+
+
+@pytest.fixture(scope="session")
+def landmarker(trained):
+    """That network, loaded for use."""
+    from mmtoolkit.landmarks.load import load
+
+    return load(trained[0], "cpu")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from mmtoolkit.landmarks.completion.labels import (
     project_points,
 )
 from mmtoolkit.landmarks.completion.rotate import make_relief
-from mmtoolkit.landmarks.data.points import IBUG_PLACES, convert
+from mmtoolkit.landmarks.data.points import IBUG_POSITIONS, conversion
 from mmtoolkit.landmarks.data.read import read_annotations
 from mmtoolkit.landmarks.data.synthetic import render_face
 from mmtoolkit.landmarks.data.text import write_pts
@@ -78,8 +78,8 @@ def _mean_head() -> Head:
     return draw_head(Middling(np.random.PCG64(0)))
 
 
-def _to_model(places):
-    return (places * [TO_CM, -TO_CM, TO_CM] + [0, RAISED, FORWARD]).astype(np.float32)
+def _to_model(positions):
+    return (positions * [TO_CM, -TO_CM, TO_CM] + [0, RAISED, FORWARD]).astype(np.float32)
 
 
 def _nearest(neutral, x, y=0.0):
@@ -89,9 +89,11 @@ def _nearest(neutral, x, y=0.0):
 
 
 def _ibug_vertices(head, neutral):
-    places = lift(head, head.layout)
-    places[:33] = contour_strips(head)[:, 0]
-    rows = [places[int(p)] * (1 - p % 1) + places[min(int(p) + 1, 105)] * (p % 1) for p in IBUG_PLACES]
+    positions = lift(head, head.layout)
+    positions[:33] = contour_strips(head)[:, 0]
+    rows = [
+        positions[int(p)] * (1 - p % 1) + positions[min(int(p) + 1, 105)] * (p % 1) for p in IBUG_POSITIONS
+    ]
     wanted = _to_model(np.array(rows))
     return np.linalg.norm(neutral[None] - wanted[:, None], axis=2).argmin(1).astype(np.int32)
 
@@ -105,7 +107,7 @@ def photograph(model, seed=0, yaw=12.0):
     shown = truth.project(model.mesh(coefficients))[:, :2]
     points = shown[model.landmarks]
     drawn = project_points(model, truth)[:, :2]
-    points[:17] = convert(drawn, "jd106", "ibug68")[0][:17]
+    points[:17] = conversion("jd106", "ibug68")(drawn)[0][:17]
     return truth, points.astype(np.float32), drawn
 
 
@@ -137,7 +139,7 @@ def test_completion_keeps_the_human_points_and_finds_the_others(model):
     _, points, drawn = photograph(model)
     image = np.full((400, 400, 3), 128, np.uint8)
     found = complete_points(model, image, points)
-    twins, known = convert(points, "ibug68", "jd106")
+    twins, known = conversion("ibug68", "jd106")(points)
     keep = known.copy()
     keep[[74, 83, 104, 105]] = False
     assert np.allclose(found.points[keep], twins[keep])
@@ -165,7 +167,7 @@ def test_the_pupil_is_the_dark_disc_between_the_lids():
     assert np.allclose(pupil, [100, 60], atol=1)
 
 
-def test_a_turned_face_carries_its_points_along(model):
+def test_the_points_of_a_turned_face_turn_with_it(model):
     truth, points, _ = photograph(model, yaw=10)
     image = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 3)
@@ -185,7 +187,7 @@ def test_a_turned_face_carries_its_points_along(model):
     assert np.abs(moved).max() < 0.06 * np.ptp(expected, axis=0).max()
 
 
-def test_turns_stay_in_range_and_mostly_go_on():
+def test_turns_stay_in_range_and_mostly_continue():
     rng = np.random.default_rng(0)
     turns = np.array(draw_turns(25.0, 0.0, 200, rng))
     assert (np.abs(25 + turns[:, 0]) <= FARTHEST + 1e-6).all()
@@ -199,7 +201,7 @@ def source(tmp_path):
     for number in range(2):
         face = render_face("x", 200, np.random.default_rng([4, number]))
         cv2.imwrite(str(folder / f"face{number}.jpg"), face.image[..., ::-1])
-        points = convert(face.points, "jd106", "ibug68")[0]
+        points = conversion("jd106", "ibug68")(face.points)[0]
         (folder / f"face{number}.pts").write_text(write_pts(points))
     return folder
 
@@ -214,13 +216,13 @@ def test_a_completed_set_reads_back_with_weights_and_poses(source, model_path, t
     assert items[0].weights[16] == 1
     assert items[1].weights.max() < 1
     assert items[0].yaw is not None
-    again = complete(source, tmp_path / "again", model_path, views=2, seed=1)
-    assert again.errors == result.errors
-    second = read_annotations(tmp_path / "again")
+    repeated = complete(source, tmp_path / "second", model_path, views=2, seed=1)
+    assert repeated.errors == result.errors
+    second = read_annotations(tmp_path / "second")
     assert all(np.array_equal(a.points, b.points) for a, b in zip(items, second, strict=True))
 
 
-def test_labels_that_lie_off_are_shifted_before(mmtk, source, model_path, tmp_path):
+def test_shifted_labels_are_corrected_first(mmtk, source, model_path, tmp_path):
     arguments = ["landmarks", "complete", source, "--model", model_path, "--views", 0, "-q"]
     assert mmtk(*arguments, tmp_path / "as_given").exit_code == 0
     assert mmtk(*arguments, tmp_path / "moved", "--shift", "-1.5", "2").exit_code == 0
@@ -231,7 +233,7 @@ def test_labels_that_lie_off_are_shifted_before(mmtk, source, model_path, tmp_pa
         np.testing.assert_allclose(moved.box - given.box, [-1.5, 2, -1.5, 2], atol=1)
 
 
-def test_mistakes_are_told_before_anything_is_written(source, model_path, tmp_path):
+def test_mistakes_are_summary_before_anything_is_written(source, model_path, tmp_path):
     with pytest.raises(DataError, match="not an ICT-FaceKit light model"):
         complete(source, tmp_path / "out", source / "face0.jpg")
     np.savez(tmp_path / "other.npz", neutral=np.zeros(3))
@@ -257,7 +259,7 @@ def test_a_broken_picture_or_model_leaves_nothing(source, model_path, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_tells_what_it_would_write_and_writes_it(mmtk, source, model_path, tmp_path):
+def test_the_command_writes_what_its_dry_run_announces(mmtk, source, model_path, tmp_path):
     output = tmp_path / "out"
     arguments = ["landmarks", "complete", source, output, "--model", model_path, "--views", 1, "--json", "-q"]
     planned = mmtk(*arguments, "--dry-run")
@@ -266,9 +268,9 @@ def test_the_command_tells_what_it_would_write_and_writes_it(mmtk, source, model
     assert not output.exists()
     done = mmtk(*arguments)
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["faces"] == len(list((output / "picture").iterdir())) == 4
-    assert 0 < told["median_fit_error"] < 0.05
+    summary = json.loads(done.stdout)
+    assert summary["faces"] == len(list((output / "picture").iterdir())) == 4
+    assert 0 < summary["median_fit_error"] < 0.05
     refused = mmtk(*arguments)
     assert refused.exit_code == 2
     assert "not empty" in refused.output

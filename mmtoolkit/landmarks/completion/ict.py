@@ -1,7 +1,7 @@
-"""ICT-FaceKit light: a 3-D head with identity and expression shapes, and where the 106 points lie on it.
+"""ICT-FaceKit light: a 3-D head with identity and expression shapes, and the 106 points on it.
 
-Li et al. 2020, "Learning Formation of Physically-Based Face Attributes", arXiv 2004.03458; the model
-(MIT) is not part of this package, its path is given by the user. Lengths are centimetres; the axes are
+Li et al. 2020, "Learning Formation of Physically-Based Face Attributes", arXiv 2004.03458. The model (MIT) is
+not part of this package; the user gives its path. Lengths are in centimetres; the axes are
 those of :mod:`mmtoolkit.landmarks.rendering.render`.
 """
 
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 from mmtoolkit.core.arrays import read_npz
 from mmtoolkit.core.errors import DataError
-from mmtoolkit.landmarks.data.points import IBUG_PLACES
+from mmtoolkit.landmarks.data.points import IBUG_POSITIONS
 from mmtoolkit.landmarks.rendering.render import Array
 
 _SHAPES = {"neutral": 2, "identity": 3, "expression": 3, "quads": 2, "material": 1, "landmarks68": 1}
 SKIN = ("M_Face", "M_BackHead")
-PLACES = 14
+POSITIONS = 14
 
-# Points that iBUG-68 lacks, on the left and seen from the front, in centimetres: x and y of the nose's,
-# and how far the lower brow lies beside and below the upper brow's 37, 36, 35, 34.
+# Points that iBUG-68 lacks, on the left side seen from the front, in centimetres: x and y on the nose, and
+# the offsets of the lower brow from the points 37, 36, 35, 34 of the upper brow, sideways and down.
 _NOSE = {55: (-1.13, 3.12), 56: (-1.65, 0.45), 57: (-1.97, -0.98)}
 _LOWER_BROW = {38: (21, -0.27, 0.71), 39: (20, -0.16, 0.74), 40: (19, -0.03, 0.80), 41: (18, 0.14, 0.65)}
-# How far behind the model's jaw line people put each jaw point on the side that they see, in centimetres,
-# by turned photographs of HELEN. From the front the two coincide.
+# How far behind the model's jaw line annotators put each jaw point on the visible side of a turned head, in
+# centimetres, measured on HELEN. On frontal heads the two coincide.
 _BEHIND = (1.6, 1.9, 2.6, 3.0, 2.6, 1.5, 0.6, 0.0, 0.0)
 _MIRROR = {55: 65, 56: 64, 57: 63, 38: 50, 39: 49, 40: 48, 41: 47}
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Places on a mesh: each one is a mixture of three vertices.
+    """Positions on a mesh, each a mixture of three vertices.
 
     Attributes:
         vertices: `(n, 3)` vertex numbers.
@@ -43,9 +43,9 @@ class Anchors:
     shares: Array
 
     def of(self, mesh: Array) -> Array:
-        """Return the places `(..., n, 3)` on a mesh or on each of its shapes `(..., vertices, 3)`."""
-        places: Array = np.einsum("...nkc,nk->...nc", mesh[..., self.vertices, :], self.shares)
-        return places
+        """Return the positions `(..., n, 3)` on a mesh or on each of its shapes `(..., vertices, 3)`."""
+        positions: Array = np.einsum("...nkc,nk->...nc", mesh[..., self.vertices, :], self.shares)
+        return positions
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class IctModel:
 
     Attributes:
         neutral: `(vertices, 3)`.
-        shapes: `(identities + expressions, vertices, 3)` what one unit of each coefficient adds.
+        shapes: `(identities + expressions, vertices, 3)` offsets for one unit of each coefficient.
         identities: number of the identity shapes; the expressions follow, in [0, 1].
         skin: `(triangles, 3)` of face and back of the head.
         landmarks: `(68,)` vertex numbers of the iBUG points.
-        contour: `(33 * PLACES)` places that the JD contour's points may take.
+        contour: `(33 * POSITIONS)` positions that the JD contour's points may take.
         extra: JD points that iBUG lacks, by number.
         irises: vertex numbers of the left and the right pupil in the image.
     """
@@ -77,18 +77,18 @@ class IctModel:
         mesh: Array = self.neutral + np.tensordot(coefficients, self.shapes, axes=1)
         return mesh
 
-    def contour_places(self, mesh: Array, rotation: Array) -> Array:
-        """Return the places `(33 * PLACES, 3)` that the contour's points may take on a turned mesh."""
-        places: Array = self.contour.of(mesh).reshape(33, PLACES, 3)
-        places[:, 0] += behind_jaw(rotation)
-        return places.reshape(-1, 3)
+    def contour_positions(self, mesh: Array, rotation: Array) -> Array:
+        """Return the positions `(33 * POSITIONS, 3)` that the contour's points may take on a turned mesh."""
+        positions: Array = self.contour.of(mesh).reshape(33, POSITIONS, 3)
+        positions[:, 0] += behind_jaw(rotation)
+        return positions.reshape(-1, 3)
 
 
 def load_ict(path: Path) -> IctModel:
-    """Read the model from its `.npz` and find the places of the JD points on it.
+    """Read the model from its `.npz` and find the positions of the JD points on it.
 
     Raises:
-        DataError: if the file is missing or is something else.
+        DataError: if the file is missing or not this model.
     """
     if not path.exists():
         raise DataError("no such file", path=path)
@@ -107,10 +107,11 @@ def load_ict(path: Path) -> IctModel:
 
 
 def _build(arrays: dict[str, Array]) -> IctModel:
-    """Put the model together.
+    """Build the model.
 
     Raises:
-        ValueError: if the arrays do not go together or lack a part; IndexError if a number leads nowhere.
+        ValueError: if the arrays do not match or lack a part.
+        IndexError: if a vertex number is out of range.
     """
     down = np.array([1, -1, 1], np.float32)
     neutral = arrays["neutral"].astype(np.float32) * down
@@ -134,7 +135,7 @@ def _build(arrays: dict[str, Array]) -> IctModel:
 
 
 def _front(neutral: Array, quads: Array) -> Array:
-    """Return the vertices of a part that lie foremost, within 1 mm."""
+    """Return the foremost vertices of a part, within 1 mm."""
     vertices = np.unique(quads[quads >= 0])
     depth = neutral[vertices, 2]
     front: Array = vertices[depth > depth.max() - 0.1]
@@ -148,10 +149,10 @@ def _triangles(quads: Array) -> NDArray[np.int32]:
 
 
 def cast_rays(mesh: Array, triangles: NDArray[np.int32], origins: Array, directions: Array) -> Anchors:
-    """Return where rays `(n, 3)` leave a mesh: their farthest hit (Moeller and Trumbore 1997).
+    """Return the farthest hits of rays `(n, 3)` on a mesh (Moeller and Trumbore 1997).
 
     Raises:
-        ValueError: if one misses it.
+        ValueError: if a ray misses it.
     """
     first = mesh[triangles[:, 0]]
     one, two = mesh[triangles[:, 1]] - first, mesh[triangles[:, 2]] - first
@@ -168,48 +169,51 @@ def cast_rays(mesh: Array, triangles: NDArray[np.int32], origins: Array, directi
         distance[(u < -1e-4) | (v < -1e-4) | (u + v > 1 + 1e-4) | (distance <= 0)] = -1
         hit = int(distance.argmax())
         if not distance[hit] > 0:
-            raise ValueError("the places of the 106 points miss its mesh")
+            raise ValueError("the positions of the 106 points miss its mesh")
         vertices.append(triangles[hit])
         shares.append([1 - u[hit] - v[hit], u[hit], v[hit]])
     return Anchors(np.array(vertices, np.int64), np.array(shares, np.float32))
 
 
 def _contour_anchors(neutral: Array, face: NDArray[np.int32], jaw: Array) -> Anchors:
-    """Run a strip from each of 33 places on the jaw line over the cheek, at constant height."""
-    places = np.array(IBUG_PLACES[:17])
-    steps = np.interp(np.arange(33), places, np.arange(17))
+    """Return strips from 33 positions on the jaw line over the cheek, at constant height.
+
+    At a turned pose, the visible contour runs over the cheek: one position of each strip is on it.
+    """
+    positions = np.array(IBUG_POSITIONS[:17])
+    steps = np.interp(np.arange(33), positions, np.arange(17))
     line = np.stack([np.interp(steps, np.arange(17), jaw[:, axis]) for axis in range(3)], axis=1)
-    for end, near, beyond in ((0, 1, places[0]), (32, 15, 32 - places[-1])):
+    for end, near, beyond in ((0, 1, positions[0]), (32, 15, 32 - positions[-1])):
         tip = 0 if end == 0 else 16
-        line[end] = jaw[tip] + (jaw[tip] - jaw[near]) * beyond / abs(places[near] - places[tip])
+        line[end] = jaw[tip] + (jaw[tip] - jaw[near]) * beyond / abs(positions[near] - positions[tip])
         line[1 if end == 0 else 31] = jaw[tip] + (line[end] - jaw[tip]) * 0.2 / beyond
     axis = np.array([0, 0, 2.0])
     turn = np.arctan2(line[:, 0], line[:, 2] - axis[2])
-    fan = turn[:, None] * np.linspace(1, 0.35, PLACES)
-    origins = np.repeat(np.stack([0 * turn, line[:, 1], 0 * turn + axis[2]], axis=1), PLACES, axis=0)
+    fan = turn[:, None] * np.linspace(1, 0.35, POSITIONS)
+    origins = np.repeat(np.stack([0 * turn, line[:, 1], 0 * turn + axis[2]], axis=1), POSITIONS, axis=0)
     directions = np.stack([np.sin(fan), 0 * fan, np.cos(fan)], axis=-1).reshape(-1, 3)
     return cast_rays(neutral, face, origins.astype(np.float32), directions.astype(np.float32))
 
 
 def behind_jaw(rotation: Array) -> Array:
-    """Return how far `(33, 3)` to move contour points off the jaw line, on the side that a turn shows.
+    """Return the offsets `(33, 3)` of contour points from the jaw line, on the visible side of a turned head.
 
-    All the way from a yaw of 30 degrees on, less below; in centimetres and the head's own axes.
+    Full offsets from a yaw of 30 degrees on, smaller ones below; in centimetres, in the head's own axes.
     """
-    half = np.interp(np.arange(17), IBUG_PLACES[:9], _BEHIND)
+    half = np.interp(np.arange(17), IBUG_POSITIONS[:9], _BEHIND)
     seen = np.clip(2 * float(rotation[0, 2]) * np.array([1, -1]), 0, 1)
     back = -np.concatenate([seen[0] * half, seen[1] * half[-2::-1]])
     return np.stack([0 * back, 0 * back, back], axis=1).astype(np.float32)
 
 
 def _extra_anchors(neutral: Array, face: NDArray[np.int32], points: Array) -> dict[int, Anchors]:
-    """Place lower brows, nose roots and wings on the left by the tables above, and mirror them."""
+    """Anchor lower brows, nose roots and wings on the left by the tables above, and mirror them."""
     left = {number: (x, -y) for number, (x, y) in _NOSE.items()}
     for number, (upper, beside, below) in _LOWER_BROW.items():
         left[number] = (points[upper, 0] + beside, points[upper, 1] + below)
-    places = left | {_MIRROR[number]: (-x, y) for number, (x, y) in left.items()}
+    positions = left | {_MIRROR[number]: (-x, y) for number, (x, y) in left.items()}
     forward = np.array([[0, 0, 1]], np.float32)
     return {
         number: cast_rays(neutral, face, np.array([[x, y, 0]], np.float32), forward)
-        for number, (x, y) in places.items()
+        for number, (x, y) in positions.items()
     }

@@ -1,4 +1,4 @@
-"""From human 68 points to all 106: twins keep the human label, a fitted head gives the rest."""
+"""From 68 human points to all 106: twins keep the human label, a fitted head gives the others."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
 from mmtoolkit.landmarks.completion.fit import Fit, fit_head
-from mmtoolkit.landmarks.completion.ict import PLACES, IctModel
+from mmtoolkit.landmarks.completion.ict import POSITIONS, IctModel
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.data.points import Conversion, conversion
 from mmtoolkit.landmarks.rendering.render import Array, visible_contour
@@ -17,7 +17,7 @@ from mmtoolkit.landmarks.rendering.render import Array, visible_contour
 LIDS = {104: [66, 67, 68, 69, 70, 71, 72, 73], 105: [75, 76, 77, 78, 79, 80, 81, 82]}
 CENTRES = {104: 74, 105: 83}
 FROM_MESH, FROM_CONTOUR, FROM_IMAGE, UNSEEN = 0.6, 0.5, 0.8, 0.3
-"""Confidence of points that follow from the mesh, the contour's ends, pupils seen, pupils not seen."""
+"""Confidence of points from the mesh, of the contour's ends, and of visible and hidden pupils."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Completed:
     Attributes:
         points: `(106, 2)` pixels.
         depths: `(106,)` in pixels on the fitted head, nearer is larger.
-        confidence: `(106,)` in [0, 1]; 1 where a human labelled the point or its neighbours.
-        fit: the head, and `warp` what moves its projection onto the human points.
+        confidence: `(106,)` in [0, 1]; 1 if a human labelled the point or its neighbours.
+        fit: the fitted head.
+        warp: moves its projection onto the human points.
     """
 
     points: Array
@@ -43,7 +44,7 @@ def complete_points(model: IctModel, image: Image, human: Array) -> Completed:
 
     Args:
         model: the 3-D head.
-        image: `(height, width, 3)` RGB; the pupils are looked for in it.
+        image: `(height, width, 3)` RGB, in which the pupils are searched.
         human: `(68, 2)` iBUG points in pixels.
     """
     fit = fit_head(model, human)
@@ -69,12 +70,12 @@ def _twins() -> Conversion:
 def project_points(model: IctModel, fit: Fit) -> Array:
     """Return the head's own 106 points `(106, 3)` on the photograph, with depths.
 
-    The contour lies on the silhouette; its depth is that of the jaw line.
+    The contour is on the silhouette; its depth is that of the jaw line.
     """
     mesh = model.mesh(fit.coefficients)
     shown = fit.project(mesh)
     points = _twins().matrix @ shown[model.landmarks]
-    strips = fit.project(model.contour_places(mesh, fit.rotation)).reshape(33, PLACES, 3)
+    strips = fit.project(model.contour_positions(mesh, fit.rotation)).reshape(33, POSITIONS, 3)
     points[:33] = np.concatenate([visible_contour(strips[..., :2]), strips[:, 0, 2:]], axis=1)
     for number, anchor in model.extra.items():
         points[number] = fit.project(anchor.of(mesh))[0]
@@ -95,7 +96,7 @@ def _end_contour(
     confidence: Array,
     mask: NDArray[np.bool_],
 ) -> None:
-    """Continue the human contour upwards in the fitted one's direction, with its own even steps."""
+    """Continue the human contour upwards in the direction of the fitted one, in the human steps."""
     for end, step in ((0, 1), (32, -1)):
         known = end
         while not mask[known]:
@@ -115,7 +116,7 @@ def find_pupil(image: Image, lids: Array) -> tuple[Array, float]:
         lids: `(8, 2)` from one corner over the upper lid to the other and back.
 
     Returns:
-        The pupil's place `(2,)`, and how sure it is: lids that nearly touch hide it.
+        The pupil's position `(2,)` and its confidence: lids that nearly touch hide it.
     """
     corners, middle = lids[[0, 4]], lids[[2, 6]].mean(axis=0)
     width = float(np.linalg.norm(corners[1] - corners[0]))
@@ -136,7 +137,7 @@ def find_pupil(image: Image, lids: Array) -> tuple[Array, float]:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21)).astype(np.float32)
     response = cv2.filter2D(dark, -1, disc / disc.sum(), borderType=cv2.BORDER_CONSTANT)
     ys, xs = np.mgrid[:64, :96].astype(np.float32)
-    near_middle = np.exp(-(((xs - 48) / 8) ** 2) - ((ys - 32) / 3) ** 2)  # lashes are dark as well
+    near_middle = np.exp(-(((xs - 48) / 8) ** 2) - ((ys - 32) / 3) ** 2)  # lashes are dark too
     weight = response**6 * near_middle
     at = np.array([(weight * xs).sum(), (weight * ys).sum()]) / weight.sum()
     return ((at - matrix[:, 2]) / scale).astype(np.float32), FROM_IMAGE

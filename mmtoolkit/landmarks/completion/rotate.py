@@ -1,7 +1,7 @@
-"""Turn a photographed face: its picture on a relief of depths, seen from another side.
+"""Turn a photographed face: the picture on a relief of depths, seen from another side.
 
-After the face profiling of Zhu et al. 2016 (300W-LP, arXiv 1511.07212), with a height field instead of their
-background mesh: the fitted head gives each pixel its depth, which falls off smoothly around the head.
+As in the face profiling of Zhu et al. 2016 (300W-LP, arXiv 1511.07212), with a height field instead of their
+background mesh: the fitted head gives each pixel a depth, which falls off smoothly around the head.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmtoolkit.landmarks.completion.ict import PLACES, IctModel, behind_jaw
+from mmtoolkit.landmarks.completion.ict import POSITIONS, IctModel, behind_jaw
 from mmtoolkit.landmarks.completion.labels import Completed
 from mmtoolkit.landmarks.data.face import Image
 from mmtoolkit.landmarks.rendering.render import Array, rasterise, rotation_matrix, visible_contour
 
 CELLS = 160
 OPENINGS = ([*range(66, 75)], [*range(75, 84)], [*range(96, 104)])  # eyes with their centres, mouth
-_SLOPE = 0.35  # by how much the scene recedes for each pixel beside the head
+_SLOPE = 0.35  # increase of the scene's depth for each pixel away from the head
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,11 @@ class Relief:
     Attributes:
         image: `(height, width, 3)` RGB.
         depth: `(height, width)` in pixels, nearer is larger.
-        points: `(106, 3)` of the face in it, with depths.
-        strips: `(33, places, 3)` where its contour's points may lie, in pixels and depth.
-        pivot: `(3,)` about which it turns, inside the head.
-        pose: `(3, 3)` rotation of the head in the photograph, and `scale` the pixels a centimetre.
+        points: `(106, 3)` points of the face, with depths.
+        strips: `(33, positions, 3)` possible positions of the contour's points, in pixels and depth.
+        pivot: `(3,)` centre of the turns, inside the head.
+        pose: `(3, 3)` rotation of the head in the photograph.
+        scale: pixels per centimetre.
     """
 
     image: Image
@@ -44,20 +45,21 @@ class Relief:
     def turn(self, yaw: float, pitch: float) -> tuple[Image, Array]:
         """Return picture and points `(106, 2)` after turning by some degrees to the right and down.
 
-        The picture keeps its size and is black where the photograph does not reach. Turning a face
-        further the way that it looks already shows little that was hidden.
+        The picture keeps its size and is black outside of the photograph. Turning a face further in the
+        direction in which it looks shows little that was hidden.
         """
         height, width = self.image.shape[:2]
         rotation = rotation_matrix(yaw, pitch, 0.0)
 
-        def turned(places: Array) -> Array:
-            return ((places - self.pivot) @ rotation.T + self.pivot).astype(np.float32)
+        def turned(positions: Array) -> Array:
+            return ((positions - self.pivot) @ rotation.T + self.pivot).astype(np.float32)
 
         vertices, triangles = _grid(self.depth)
         drawn, depth = rasterise(turned(vertices), triangles, vertices[:, :2], height, width)
         picture = cv2.remap(self.image, drawn[..., 0], drawn[..., 1], cv2.INTER_LINEAR)
         picture[~np.isfinite(depth)] = 0
         points = turned(self.points)[:, :2]
+        # the offset of the human labels from the head's contour is kept through the turn
         by_hand = self.points[:33, :2] - self._contour(np.eye(3))
         points[:33] = self._contour(rotation) + by_hand
         return picture.astype(np.uint8), points
@@ -76,7 +78,7 @@ def make_relief(model: IctModel, image: Image, face: Completed) -> Relief:
     shown = face.fit.project(mesh)
     shown[:, :2] = face.warp(shown[:, :2])
     points = np.column_stack([face.points, face.depths])
-    strips = model.contour.of(shown).reshape(33, PLACES, 3)
+    strips = model.contour.of(shown).reshape(33, POSITIONS, 3)
     depth = depth_relief(shown, model.skin, *image.shape[:2])
     for ring in OPENINGS:
         _close_opening(depth, points[ring])
@@ -112,7 +114,7 @@ def depth_relief(shown: Array, triangles: NDArray[np.int32], height: int, width:
 def _close_opening(depth: Array, ring: Array) -> None:
     """Give the pixels between lids or lips the depths of the points `(n, 3)` around them, in place.
 
-    The skin has holes there, through which the inside of the head would be seen.
+    The skin has holes between them, through which the inside of the head would show.
     """
     hull = cv2.convexHull(ring[:, :2].astype(np.float32))
     canvas: Array = np.zeros(depth.shape, np.uint8)
@@ -136,5 +138,5 @@ def _grid(depth: Array) -> tuple[Array, NDArray[np.int32]]:
     corner = (np.arange(CELLS - 1)[:, None] * CELLS + np.arange(CELLS - 1)).ravel()
     upper = np.stack([corner, corner + 1, corner + CELLS], axis=1)
     lower = np.stack([corner + 1, corner + CELLS + 1, corner + CELLS], axis=1)
-    places = np.stack([xs, ys, cv2.remap(depth, xs, ys, cv2.INTER_LINEAR)], axis=-1)
-    return places.reshape(-1, 3), np.concatenate([upper, lower]).astype(np.int32)
+    positions = np.stack([xs, ys, cv2.remap(depth, xs, ys, cv2.INTER_LINEAR)], axis=-1)
+    return positions.reshape(-1, 3), np.concatenate([upper, lower]).astype(np.int32)

@@ -1,7 +1,7 @@
-"""Training crops in memory, and the random changes that each batch of them goes through.
+"""Training crops in memory, and the random changes of each batch.
 
-Faces are cut out once, wider than the network sees them; a batch is then warped (box jitter, rotation,
-mirroring) in one pass to the input size, then covered, blurred and recoloured, all on bytes.
+Faces are cut out once, wider than the network sees them. A batch is warped to the input size in one pass (box
+jitter, rotation, mirroring), then covered, blurred and recoloured, all on bytes.
 """
 
 from collections.abc import Iterable
@@ -31,9 +31,9 @@ from mmtoolkit.landmarks.data.points import FLIP, Points
 from mmtoolkit.landmarks.data.pose import head_pose
 
 REGION = 1.35
-"""Side of a stored crop over that of the square that the network sees at an average box."""
+"""Side of a stored crop divided by that of the network's square for an average box."""
 STORED = 1.5
-"""Pixels of a stored crop's side over those of the network's input."""
+"""Side of a stored crop in pixels divided by that of the network's input."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Crops:
         weights: `(n, 106)`.
         boxes: `(n, 4)` around the labelled points, in pixels of the stored crop.
         yaw: `(n,)` degrees.
-        rendered: `(n,)` true where the face is not a photograph.
+        rendered: `(n,)` true for rendered faces, false for photographs.
     """
 
     images: NDArray[np.uint8]
@@ -62,13 +62,13 @@ class Crops:
 
 
 def store_crops(faces: Iterable[Face], count: int, settings: ModelSettings, *, rendered: bool) -> Crops:
-    """Cut faces out and keep them.
+    """Cut out faces and store the crops.
 
     Args:
         faces: `count` faces, which are read one by one.
-        count: how many.
-        settings: of the model, for its input size.
-        rendered: whether they are rendered rather than photographed.
+        count: number of faces.
+        settings: settings of the model, for its input size.
+        rendered: whether the faces are rendered rather than photographs.
     """
     side = round(STORED * settings.size)
     images = np.empty((count, side, side, 3), np.uint8)
@@ -86,7 +86,7 @@ def store_crops(faces: Iterable[Face], count: int, settings: ModelSettings, *, r
 
 
 def join_crops(parts: list[Crops]) -> Crops:
-    """Put several sets of crops together."""
+    """Concatenate sets of crops."""
     if len(parts) == 1:
         return parts[0]
     names = ("images", "points", "weights", "boxes", "yaw", "rendered")
@@ -94,9 +94,9 @@ def join_crops(parts: list[Crops]) -> Crops:
 
 
 def draw_probabilities(crops: Crops, pose_balance: float, rendered_share: float) -> NDArray[np.float64]:
-    """Return how likely each face is drawn, `(n,)`, summing to 1.
+    """Return the probability of each face, `(n,)`, summing to 1.
 
-    Within photographs and within rendered faces, a face's weight is the number of faces in its 15
+    Among photographs and among rendered faces, the weight of a face is the number of faces in its bin of 15
     degrees of absolute yaw to the power `-pose_balance`.
     """
     probabilities = np.zeros(len(crops))
@@ -114,7 +114,7 @@ def draw_probabilities(crops: Crops, pose_balance: float, rendered_share: float)
 
 @dataclass(frozen=True)
 class Batch:
-    """What the network is trained on.
+    """Input and labels of a training step.
 
     Attributes:
         images: `(n, 3, size, size)` float32 in [0, 255], channels last in memory.
@@ -135,16 +135,16 @@ def make_batch(
     rng: np.random.Generator,
     part: slice = slice(None),
 ) -> Batch:
-    """Change the crops of some faces at random and put them into tensors.
+    """Change the crops of some faces at random and make tensors of them.
 
     Args:
         crops: the stored faces.
-        rows: which of them, `(n,)`.
-        model: for the input size.
+        rows: numbers of the faces, `(n,)`.
+        model: settings of the model, for its input size.
         settings: the changes.
-        rng: draws all of them.
-        part: the share of this process; the draws are those of the whole batch, so that many processes
-            see what one would have seen.
+        rng: draws the changes.
+        part: the share of this process. The draws are those of the whole batch, so that several processes see
+            the same pictures as one.
     """
     matrices, flips = _draw_warps(crops, rows, model, settings, rng)
     looks = _draw_looks(len(rows), settings, rng)
@@ -194,26 +194,26 @@ def _warp(
     for image, row, matrix in zip(images, rows, matrices, strict=True):
         cv2.warpAffine(crops.images[row], matrix, (size, size), dst=image, flags=flags)
     stored = np.where(flips[:, None, None], crops.points[rows][:, FLIP], crops.points[rows])
-    back = np.linalg.inv(matrices[:, :, :2])
+    back = np.linalg.inv(matrices[:, :, :2])  # the matrices lead from the input to the stored crop
     pixels = (stored - matrices[:, None, :, 2]) @ back.transpose(0, 2, 1)
     return images, ((pixels + 0.5) / size).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one picture is changed besides its place.
+    """Changes of one picture apart from the warp.
 
     Attributes:
-        cover: left, top, right, bottom of what is put in front, as shares of the side; empty: nothing.
-        paint: its colour; empty: another face of the batch.
+        cover: left, top, right, bottom of an occluder, as shares of the side; empty: none.
+        paint: colour of the occluder; empty: another face of the batch.
         border: side (0 the top, then clockwise), share of the side and slope of a black border; empty: none.
         blur: standard deviation in pixels; 0: none.
-        shrink: factor by which the picture is scaled down and up again; 1: not.
-        gain: factor on each channel, then `offset` is added, in 0 to 255.
-        offset: added brightness.
-        grey: drop the colours.
-        noise: standard deviation, in 0 to 255.
-        seed: where in the field of noise the picture begins.
+        shrink: factor by which the picture is scaled down and up again; 1: none.
+        gain: factor on each channel, before `offset`.
+        offset: added brightness, from 0 to 255.
+        grey: remove the colours.
+        noise: standard deviation, from 0 to 255.
+        seed: start of the picture in the field of noise.
     """
 
     cover: tuple[float, ...]
@@ -256,7 +256,7 @@ def _draw_border(rng: np.random.Generator) -> tuple[float, ...]:
 
 
 def blacken(image: Image, side: int, share: float, slope: float) -> None:
-    """Make a picture `(size, size, 3)` end in black across one side, in place; see :class:`Look`."""
+    """Blacken one side of a picture `(size, size, 3)`, in place; see :class:`Look`."""
     size = len(image)
     steps = np.arange(size)
     line = share * size + slope * (steps - size / 2)
@@ -264,7 +264,7 @@ def blacken(image: Image, side: int, share: float, slope: float) -> None:
 
 
 def recolour(image: Image, neighbour: Image, look: Look) -> None:
-    """Change a picture `(size, size, 3)` in place; `neighbour` is what may be put in front of it."""
+    """Change a picture `(size, size, 3)` in place; `neighbour` may cover a part of it."""
     size = len(image)
     if look.cover:
         x0, y0, x1, y1 = (min(max(round(v * size), 0), size) for v in look.cover)
@@ -293,6 +293,6 @@ _FIELD_SPREAD, _FIELD_EXTRA = 32, 1 << 16
 
 @cache
 def _noise_field() -> NDArray[np.uint8]:
-    """Draw noise once; each picture begins somewhere else in it."""
+    """Draw noise once; each picture takes another part of it, which is faster than new noise."""
     noise = np.random.default_rng(0).normal(128, _FIELD_SPREAD, 3 * 512 * 512 + _FIELD_EXTRA)
     return np.clip(np.round(noise), 0, 255).astype(np.uint8)

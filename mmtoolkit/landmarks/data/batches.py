@@ -34,12 +34,12 @@ VALIDATION_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Validation:
-    """Faces to validate on, cut out as their boxes say.
+    """Faces to validate on, cut out by their boxes.
 
     Attributes:
         truths: labels.
         crops: `(n, size, size, 3)` uint8.
-        squares: `(n, 3)` where the crops lie.
+        squares: `(n, 3)` left, top and side of the crops.
     """
 
     truths: list[Annotation]
@@ -48,9 +48,9 @@ class Validation:
 
 
 def split_photos(data: DataSettings) -> tuple[list[Annotation], list[Annotation]]:
-    """Read the photographs and keep some for validation, chosen by their names alone.
+    """Read the photographs and hold some out for validation, chosen by a hash of their names.
 
-    The turned views that `mmtk landmarks complete` makes of a photograph go where it goes.
+    The turned views that `mmtk landmarks complete` makes of a photograph stay in the same part.
     """
     photos = [item for path in data.path for item in read_annotations(path)]
     if data.validation:
@@ -59,7 +59,7 @@ def split_photos(data: DataSettings) -> tuple[list[Annotation], list[Annotation]
     held = [zlib.crc32(name.encode()) < data.holdout * 2**32 for name in names]
     train = [item for item, out in zip(photos, held, strict=True) if not out]
     if photos and not train:
-        raise DataError("every photograph would be kept for validation; lower data.holdout")
+        raise DataError("every photograph would be held out for validation; lower data.holdout")
     return train, [item for item, out in zip(photos, held, strict=True) if out]
 
 
@@ -79,7 +79,7 @@ def training_crops(settings: LandmarkSettings, photos: list[Annotation]) -> Crop
 
 
 def validation_faces(settings: LandmarkSettings, held_out: list[Annotation]) -> Validation:
-    """Cut out the faces to validate on; rendered ones where there are no photographs."""
+    """Cut out the faces to validate on; rendered ones if there are no photographs."""
     if held_out:
         faces: Iterator[Face] = (item.face() for item in held_out)
     else:
@@ -112,21 +112,19 @@ def watch(faces: Iterator[Face], what: str, count: int) -> Iterator[Face]:
 def draw_batches(
     crops: Crops, settings: LandmarkSettings, epoch: int, count: int, process: tuple[int, int]
 ) -> Iterator[tuple[Batch, float]]:
-    """Draw an epoch's batches, each with the sum of its weights; the next is made while one is used.
+    """Draw an epoch's batches, each with the sum of its weights; the next is prepared while one is used.
 
-    Every draw depends on the seed, the epoch and the step alone, so that a resumed run goes on with the
-    same bits.
+    Every draw depends only on the seed, the epoch and the step, so that a resumed run has the same bits.
 
     Args:
         crops: the faces.
         settings: all settings.
         epoch: from 1.
         count: faces to draw, a whole number of batches.
-        process: number of this process and how many there are; each gets its share of every batch.
+        process: number of this process and of all processes; each gets its share of every batch.
     """
     rng = np.random.default_rng([settings.seed, epoch])
     chances = draw_probabilities(crops, settings.data.pose_balance, settings.data.rendered_share)
-    # whole copies of the faces first, the rest by lot: close to the wanted shares, little repetition
     drawn = _spread(chances, count, rng)
     size = settings.train.batch_size
     share = size // process[1]
@@ -148,15 +146,18 @@ def draw_batches(
 
 
 def _spread(chances: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw `count` rows by systematic sampling: each comes as often as its chance says, up to one."""
-    places = (np.arange(count) + rng.random()) / count
+    """Draw `count` rows by systematic sampling: each comes as often as expected, up to one more or less.
+
+    Independent draws would leave out a third of the faces in an epoch.
+    """
+    positions = (np.arange(count) + rng.random()) / count
     order = rng.permutation(len(chances))
-    rows = order[np.searchsorted(np.cumsum(chances[order]), places).clip(max=len(chances) - 1)]
+    rows = order[np.searchsorted(np.cumsum(chances[order]), positions).clip(max=len(chances) - 1)]
     return rng.permutation(rows)
 
 
 def fingerprint(crops: Crops) -> str:
-    """Hash the labels and some pixels, so that a checkpoint can tell whether it was trained on them."""
+    """Hash the labels and some pixels, to recognise the faces of a checkpoint."""
     digest = hashlib.sha256(crops.points.tobytes())
     digest.update(crops.weights.tobytes())
     digest.update(np.ascontiguousarray(crops.images[:, ::16, ::16]).tobytes())

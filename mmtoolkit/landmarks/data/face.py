@@ -10,8 +10,8 @@ from mmtoolkit.landmarks.data.points import COUNT, Points
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
 
-# How the challenge's detector boxes lie about the box that encloses the true points: measured on the
-# published `.rect` files, as shares of the true width and height (mean, standard deviation).
+# The challenge's detector boxes relative to the box that encloses the true points, measured on the published
+# `.rect` files, as shares of the true width and height (mean, standard deviation).
 BOX_WIDTH, BOX_HEIGHT = (1.21, 0.08), (1.49, 0.13)
 BOX_SHIFT_X, BOX_SHIFT_Y = (0.005, 0.04), (-0.107, 0.05)
 
@@ -43,7 +43,7 @@ class Face:
     expression: str = ""
 
     def __post_init__(self) -> None:
-        """Check the shapes; a wrong one is a mistake in a reader, not of a user."""
+        """Check the shapes; a wrong one is a bug in a reader."""
         assert self.image.dtype == np.uint8
         assert self.image.shape[2:] == (3,)
         for array, shape in ((self.points, (COUNT, 2)), (self.weights, (COUNT,)), (self.box, (4,))):
@@ -58,19 +58,19 @@ def enclosing_box(points: Points, weights: Points | None = None) -> Boxes:
 
 
 def official_box(points: Points, weights: Points | None = None) -> Boxes:
-    """Widen the true box as the challenge's detector does on average."""
-    return _place_box(
+    """Return the box of the challenge's detector on average."""
+    return _shift_box(
         enclosing_box(points, weights), BOX_WIDTH[0], BOX_HEIGHT[0], BOX_SHIFT_X[0], BOX_SHIFT_Y[0]
     )
 
 
 def jitter_box(points: Points, weights: Points | None, rng: np.random.Generator) -> Boxes:
-    """Draw a box as the challenge's detector might have given it."""
+    """Draw a random box of the challenge's detector."""
     drawn = (float(rng.normal(*law)) for law in (BOX_WIDTH, BOX_HEIGHT, BOX_SHIFT_X, BOX_SHIFT_Y))
-    return _place_box(enclosing_box(points, weights), *drawn)
+    return _shift_box(enclosing_box(points, weights), *drawn)
 
 
-def _place_box(true: Boxes, width: float, height: float, shift_x: float, shift_y: float) -> Boxes:
+def _shift_box(true: Boxes, width: float, height: float, shift_x: float, shift_y: float) -> Boxes:
     size = true[2:] - true[:2]
     centre = (true[:2] + true[2:]) / 2 + size * [shift_x, shift_y]
     half = size * [width, height] / 2
@@ -78,7 +78,7 @@ def _place_box(true: Boxes, width: float, height: float, shift_x: float, shift_y
 
 
 def intersection_over_union(one: Boxes, other: Boxes) -> float:
-    """Return the overlap of two boxes `(4,)` as a share of what they cover together."""
+    """Return the intersection of two boxes `(4,)` divided by their union."""
     low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
     shared = float(np.prod(np.clip(high - low, 0, None)))
     areas = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]))

@@ -6,29 +6,29 @@ import numpy as np
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import Boxes, Image
 from mmtoolkit.landmarks.data.points import Points
-from mmtoolkit.landmarks.data.text import Place, place_name, read_bytes
+from mmtoolkit.landmarks.data.text import AnyPath, read_bytes, shown_path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """Suffixes of pictures."""
 
 
-def read_image(place: Place) -> Image:
+def read_image(path: AnyPath) -> Image:
     """Read a picture as `(height, width, 3)` RGB; EXIF rotation is applied, transparency dropped.
 
     Raises:
         DataError: if it is missing or no picture.
     """
-    return decode_image(np.frombuffer(read_bytes(place), np.uint8), place)
+    return decode_image(np.frombuffer(read_bytes(path), np.uint8), path)
 
 
-def decode_image(data: Image, place: Place) -> Image:
-    """Decode the bytes `(n,)` of a picture that was read from `place`; see :func:`read_image`."""
+def decode_image(data: Image, path: AnyPath) -> Image:
+    """Decode the bytes `(n,)` of a picture read from `path`; see :func:`read_image`."""
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # as of a picture that is too large for it
+    except cv2.error:  # such as a picture that is too large
         image = None
     if image is None:
-        raise DataError("cannot be read as a picture", path=place_name(place))
+        raise DataError("cannot be read as a picture", path=shown_path(path))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
@@ -45,7 +45,7 @@ def square_boxes(boxes: Boxes, scale: float = 1.0) -> Boxes:
 
     Args:
         boxes: `(n, 4)` left, top, right, bottom.
-        scale: 1 takes the box as it is.
+        scale: factor on the longer side of the box.
 
     Returns:
         `(n, 3)` left, top, side.
@@ -65,7 +65,7 @@ def crop_squares(image: Image, squares: Boxes, size: int, out: Image | None = No
         out: `(n, size, size, 3)` to write to.
 
     Returns:
-        `(n, size, size, 3)` uint8. Crop pixel i lies at `left + (i + 0.5) / size * side - 0.5`.
+        `(n, size, size, 3)` uint8. Crop pixel i is at `left + (i + 0.5) / size * side - 0.5`.
     """
     crops = np.empty((len(squares), size, size, 3), np.uint8) if out is None else out
     for crop, (left, top, side) in zip(crops, squares.tolist(), strict=True):
@@ -77,7 +77,7 @@ def _crop(image: Image, left: float, top: float, side: float, size: int, out: Im
     source, origin = image, np.zeros(2)
     shrink = int(side // size)
     if shrink > 1:
-        # bilinear sampling alone would alias: average blocks of pixels first
+        # bilinear sampling alone would alias: average blocks of pixels first, then sample the averages
         x0, y0 = max(0, int(left)), max(0, int(top))
         x1, y1 = min(image.shape[1], int(left + side) + 1), min(image.shape[0], int(top + side) + 1)
         width, height = (x1 - x0) // shrink, (y1 - y0) // shrink

@@ -1,8 +1,8 @@
-"""The 106 points: names, parts, mirror table, and the way to and from five other schemes.
+"""The 106 points: names, parts, mirror table, and conversion to and from five other schemes.
 
 Everything inside the engine is in the order of the JD-landmark data set (here `jd106`): left is the
 image's left, indices run from 0, coordinates are pixels with the origin at the centre of the top left
-pixel. Two other orders are called "106" as well, see :data:`SCHEMES`.
+pixel. Two other orders are also called "106", see :data:`SCHEMES`.
 """
 
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ _MEDIAPIPE = [
 
 _JAW = [1.2, 2.9, 4.8, 6.9, 8.8, 10.7, 12.6, 14.4, 16, 17.7, 19.5, 21.4, 23.3, 25.3, 27.2, 29.1, 31.1]
 _IBUG_CURVES: list[list[float]] = [
-    # made symmetric, because the two sides of a face are labelled alike
+    # made symmetric, as both sides of a face are labelled by the same rules
     [round((left + 32 - right) / 2, 3) for left, right in zip(_JAW, reversed(_JAW), strict=True)],
     [33, 34, 35, 36, 37],
     [42, 43, 44, 45, 46],
@@ -117,10 +117,10 @@ _IBUG_CURVES: list[list[float]] = [
     [84, 85, 86, 87, 88, 89, 90, 91, 92, 93, 94, 95],
     [96, 97.5, 98, 98.5, 100, 101.5, 102, 102.5],
 ]
-"""For each iBUG-68 point, in order, its place along the JD points; 67.5 is midway from 67 to 68."""
-IBUG_PLACES: list[float] = [place for curve in _IBUG_CURVES for place in curve]
+"""For each iBUG-68 point, in order, its position along the JD points; 67.5 is midway from 67 to 68."""
+IBUG_POSITIONS: list[float] = [position for curve in _IBUG_CURVES for position in curve]
 _CLOSED = {66: 74, 75: 83, 84: 96, 96: 104}
-"""First point of each closed curve and the number at which it comes back to the start."""
+"""First point of each closed curve, and the number at which it returns to that point."""
 
 SCHEMES: dict[str, int] = {
     "jd106": 106,
@@ -166,7 +166,7 @@ class Conversion:
 
 @cache
 def conversion(source: str, target: str) -> Conversion:
-    """Return the map from one scheme to another, by way of `jd106`.
+    """Return the map from one scheme to another, through `jd106`.
 
     Raises:
         UsageError: if there is no such scheme.
@@ -186,18 +186,6 @@ def conversion(source: str, target: str) -> Conversion:
     matrix = second.matrix @ first.matrix
     matrix[lost] = 0
     return _conversion(matrix)
-
-
-def convert(points: Points, source: str, target: str) -> tuple[Points, Mask]:
-    """Convert points `(..., n, 2)` between schemes; see :class:`Conversion`."""
-    return conversion(source, target)(points)
-
-
-def flip_points(points: Points, width: int) -> Points:
-    """Mirror JD points `(..., 106, 2)` as a picture of `width` pixels is mirrored."""
-    flipped = points[..., FLIP, :].copy()
-    flipped[..., 0] = width - 1 - flipped[..., 0]
-    return flipped
 
 
 def _conversion(matrix: NDArray[np.float64]) -> Conversion:
@@ -230,11 +218,11 @@ def _from_jd(target: str) -> Conversion:
 
 
 def _jd_to_ibug() -> NDArray[np.float64]:
-    """Interpolate linearly between the two JD points around each place."""
+    """Interpolate linearly between the two JD points around each position."""
     matrix = np.zeros((68, COUNT))
-    for row, place in enumerate(IBUG_PLACES):
-        low = int(place)
-        share = place - low
+    for row, position in enumerate(IBUG_POSITIONS):
+        low = int(position)
+        share = position - low
         matrix[row, low] += 1 - share
         if share:
             start = max((s for s in _CLOSED if s <= low), default=0)
@@ -246,27 +234,27 @@ def _jd_to_ibug() -> NDArray[np.float64]:
 def _ibug_to_jd() -> NDArray[np.float64]:
     """Run a quadratic spline through each curve of iBUG points and read it at whole numbers.
 
-    A point beyond the ends of its curve stays unknown, as do those of parts that iBUG leaves out.
-    Straight lines cut the lids off, a cubic overshoots where the places lie unevenly (inner lip).
+    Points beyond the ends of their curve and points of parts that iBUG lacks stay unknown. Straight lines
+    would cut the corners of the lids; a cubic spline overshoots at unevenly spaced positions (inner lip).
     """
     from scipy.interpolate import make_interp_spline
 
     matrix = np.zeros((COUNT, 68))
     first = 0
-    for places in _IBUG_CURVES:
-        knots, columns = list(places), list(range(first, first + len(places)))
-        first += len(places)
+    for positions in _IBUG_CURVES:
+        knots, columns = list(positions), list(range(first, first + len(positions)))
+        first += len(positions)
         for arc in _arcs(knots, columns):
             spline = make_interp_spline(arc[0], np.eye(68)[arc[1]], k=2)
             whole = np.arange(np.ceil(arc[0][0]), np.floor(arc[0][-1]) + 1).astype(int)
-            first_of_next = {end: start for start, end in _CLOSED.items() if start == places[0]}
+            first_of_next = {end: start for start, end in _CLOSED.items() if start == positions[0]}
             matrix[[first_of_next.get(i, i) for i in whole]] = spline(whole)
     matrix[np.abs(matrix) < 1e-12] = 0
     return matrix
 
 
 def _arcs(knots: list[float], columns: list[int]) -> list[tuple[list[float], list[int]]]:
-    """Cut a closed curve at its corners, where it has a kink; an open curve stays whole."""
+    """Cut a closed curve at its corners, where it is not smooth; an open curve stays whole."""
     start = int(knots[0])
     if start not in _CLOSED:
         return [(knots, columns)]

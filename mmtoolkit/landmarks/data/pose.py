@@ -1,13 +1,13 @@
-"""Head pose from points: the rotation that lays a mean face onto them."""
+"""Head pose from points: the rotation that maps a mean face onto them."""
 
 import numpy as np
 
 from mmtoolkit.landmarks.data.points import FLIP, Points
 
 # Brows, nose, lids and mouth corners of ICT-FaceKit's neutral head (Li et al. 2020, MIT licence), made
-# symmetric; this is the image's left half. In distances of the outer eye corners, from midway between
-# them: x to the image's right, y down, z towards the viewer. Few points would not do: the depth of one
-# nose decides then which way is straight on, and noses differ.
+# symmetric; this is the image's left half. In distances of the outer eye corners, from the midpoint
+# between them: x to the image's right, y down, z towards the viewer. With fewer points, the depth of the nose
+# would decide the frontal direction, and noses differ.
 _LEFT: dict[int, tuple[float, float, float]] = {
     33: (-0.652, -0.198, -0.078),
     34: (-0.553, -0.285, 0.043),
@@ -46,8 +46,8 @@ _SHAPE = np.array(list(_MEAN_FACE.values()))
 def head_pose(points: Points, weights: Points | None = None) -> tuple[float, float, float]:
     """Estimate yaw, pitch and roll in degrees under weak perspective.
 
-    The affine map from the mean face to the points is found by least squares and its two rows are
-    replaced by the nearest orthonormal ones.
+    The affine map from the mean face to the points is found by least squares; its two rows are replaced by
+    the nearest orthonormal ones (polar decomposition).
 
     Args:
         points: `(106, 2)` in JD order.

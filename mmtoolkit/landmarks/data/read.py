@@ -18,7 +18,7 @@ from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.face import Boxes, Face, official_box
 from mmtoolkit.landmarks.data.images import PICTURES, read_image
 from mmtoolkit.landmarks.data.points import SCHEMES, Points, conversion
-from mmtoolkit.landmarks.data.text import Place, place_name
+from mmtoolkit.landmarks.data.text import AnyPath, shown_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +27,19 @@ class Annotation:
 
     Attributes:
         name: name of the picture within its data set, such as `AFW_1.jpg`.
-        picture: where the picture is.
+        picture: file of the picture.
         points: `(n, 2)` in the order of `scheme`, pixels.
         weights: `(n,)`, 0 where a point is not labelled.
         scheme: one of :data:`mmtoolkit.landmarks.data.points.SCHEMES`.
-        box: given with the picture, or the true box widened as the official ones are.
-        yaw: degrees, likewise `pitch` and `roll`; None if unknown.
+        box: given with the picture, or else the true box, widened like the official ones.
+        yaw: degrees; None if unknown.
+        pitch: degrees; None if unknown.
+        roll: degrees; None if unknown.
         expression: empty if unknown.
     """
 
     name: str
-    picture: Place
+    picture: AnyPath
     points: Points
     weights: Points
     scheme: str
@@ -65,7 +67,7 @@ class Annotation:
         """Read the picture.
 
         Raises:
-            DataError: if that cannot be done, or the labels hold too few of the 106 points.
+            DataError: if it cannot be read, or the labels hold too few of the 106 points.
         """
         points, weights = self.jd
         if not _spans(points, weights):
@@ -76,7 +78,7 @@ class Annotation:
 
 
 def read_annotations(path: Path) -> list[Annotation]:
-    """Read a data set in whichever known format it is, sorted by name.
+    """Read a data set in any known format, sorted by name.
 
     Args:
         path: JD or LaPa folder or zip, folder of `.pts` beside pictures, WFLW list (`.txt`), COCO keypoints
@@ -100,17 +102,17 @@ def _reader(path: Path) -> Iterator[Annotation]:
         return read_wflw(path)
     if path.is_file() and not zipfile.is_zipfile(path):
         raise DataError("neither a zip nor a list (.txt) nor COCO keypoints (.json)", path=path)
-    root = open_place(path)
+    root = open_folder(path)
     folders = [root, *walk(root)]
     kinds = [("picture", "landmark"), ("images", "landmarks")]
-    places = [(folder, *names) for folder in folders for names in kinds if (folder / names[1]).is_dir()]
-    if places:
-        return (item for place in places for item in _read_jd(*place))
+    found = [(folder, *names) for folder in folders for names in kinds if (folder / names[1]).is_dir()]
+    if found:
+        return (item for one in found for item in _read_jd(*one))
     return (item for folder in folders for item in read_ibug(folder))
 
 
-def open_place(path: Path) -> Place:
-    """Open a folder, or a zip as if it were one.
+def open_folder(path: Path) -> AnyPath:
+    """Open a folder, or a zip like a folder.
 
     Raises:
         DataError: if it is another file, or a damaged zip.
@@ -121,16 +123,16 @@ def open_place(path: Path) -> Place:
         raise DataError(f"neither a folder nor a zip that can be read: {error}", path=path) from None
 
 
-def walk(root: Place) -> Iterator[Place]:
+def walk(root: AnyPath) -> Iterator[AnyPath]:
     """Yield every folder below one, sorted; hidden ones are left out."""
-    entries: list[Place] = [*root.iterdir()]
+    entries: list[AnyPath] = [*root.iterdir()]
     for entry in sorted(entries, key=str):
         if entry.is_dir() and not entry.name.startswith("."):
             yield entry
             yield from walk(entry)
 
 
-def _files(folder: Place, suffixes: tuple[str, ...]) -> dict[str, Place]:
+def _files(folder: AnyPath, suffixes: tuple[str, ...]) -> dict[str, AnyPath]:
     """Return the files of a folder with some suffixes by name; none if there is no such folder."""
     if not folder.is_dir():
         return {}
@@ -138,15 +140,15 @@ def _files(folder: Place, suffixes: tuple[str, ...]) -> dict[str, Place]:
     return {e.name: e for e in entries if e.name.lower().endswith(suffixes) and e.is_file()}
 
 
-def _read_jd(root: Place, pictures: str, landmarks: str) -> Iterator[Annotation]:
-    """Read `picture/`, `landmark/` and, where they are there, `rect/`, `weight/` and `poses.csv`."""
+def _read_jd(root: AnyPath, pictures: str, landmarks: str) -> Iterator[Annotation]:
+    """Read `picture/`, `landmark/` and the optional `rect/`, `weight/` and `poses.csv`."""
     images = _files(root / pictures, PICTURES)
     labels = _files(root / landmarks, (".txt",))
     poses = _read_poses(root / "poses.csv")
     for name in sorted(images):
         label = labels.pop(f"{name}.txt", None) or labels.pop(f"{Path(name).stem}.txt", None)
         if label is None:
-            raise DataError(f"no landmark file for picture {name}", path=place_name(root / landmarks))
+            raise DataError(f"no landmark file for picture {name}", path=shown_path(root / landmarks))
         points = text.read_points_txt(label)
         weight, rect = root / "weight" / f"{name}.txt", root / "rect" / f"{name}.rect"
         weights = text.read_weights(weight) if weight.is_file() else np.ones(len(points), np.float32)
@@ -154,14 +156,14 @@ def _read_jd(root: Place, pictures: str, landmarks: str) -> Iterator[Annotation]
         box = _box_of(points, weights, given, weight if weight.is_file() else label)
         yield Annotation(name, images[name], points, weights, "jd106", box, **poses.get(name, {}))
     if labels:
-        raise DataError(f"no picture for {min(labels)}", path=place_name(root / pictures))
+        raise DataError(f"no picture for {min(labels)}", path=shown_path(root / pictures))
 
 
-def _read_poses(place: Place) -> dict[str, dict[str, Any]]:
+def _read_poses(path: AnyPath) -> dict[str, dict[str, Any]]:
     """Read `name,yaw,pitch,roll,expression`; empty cells are unknown."""
-    if not place.is_file():
+    if not path.is_file():
         return {}
-    rows = csv.DictReader(text.read_lines(place))
+    rows = csv.DictReader(text.read_lines(path))
     found = {}
     try:
         for row in rows:
@@ -169,7 +171,7 @@ def _read_poses(place: Place) -> dict[str, dict[str, Any]]:
             found[row["name"]] = angles | {"expression": row["expression"] or ""}
     except (KeyError, ValueError, TypeError, csv.Error):
         wanted = "expected name,yaw,pitch,roll,expression with finite degrees"
-        raise DataError(wanted, path=place_name(place), line=max(1, rows.line_num)) from None
+        raise DataError(wanted, path=shown_path(path), line=max(1, rows.line_num)) from None
     return found
 
 
@@ -181,8 +183,8 @@ def _angle(cell: str) -> float | None:
     return angle
 
 
-def read_ibug(folder: Place) -> Iterator[Annotation]:
-    """Read `<picture>.pts`, with or without the picture's suffix, and `<picture>.rect` where there."""
+def read_ibug(folder: AnyPath) -> Iterator[Annotation]:
+    """Read `<picture>.pts`, with or without the picture's suffix, and the optional `<picture>.rect`."""
     labels = _files(folder, (".pts",))
     if not labels:
         return
@@ -194,10 +196,10 @@ def read_ibug(folder: Place) -> Iterator[Annotation]:
         stem = Path(name).stem
         beside = [image for image in named[stem] if image in images]
         if not beside:
-            raise DataError(f"no picture {stem}.jpg or .png beside it", path=place_name(label))
+            raise DataError(f"no picture {stem}.jpg or .png beside it", path=shown_path(label))
         if len(beside) > 1:
-            mend = " or ".join(f"{image}.pts" for image in beside)
-            raise DataError(f"{len(beside)} pictures have its name; call it {mend}", path=place_name(label))
+            names = " or ".join(f"{image}.pts" for image in beside)
+            raise DataError(f"{len(beside)} pictures have its name; call it {names}", path=shown_path(label))
         picture = images.pop(beside[0])
         points, scheme = text.read_pts(label)
         weights = np.ones(len(points), np.float32)
@@ -206,13 +208,13 @@ def read_ibug(folder: Place) -> Iterator[Annotation]:
         box = _box_of(points, weights, given, label)
         yield Annotation(picture.name, picture, points, weights, scheme, box)
     if images:
-        raise DataError(f"no .pts for picture {min(images)}", path=place_name(folder))
+        raise DataError(f"no .pts for picture {min(images)}", path=shown_path(folder))
 
 
 def read_wflw(path: Path) -> Iterator[Annotation]:
     """Read a WFLW list: a line of 98 points, box, six attributes and the picture for each face.
 
-    Pictures are looked for beside the list, in `WFLW_images` there, and in up to three folders above.
+    Pictures are searched in the folder of the list, in `WFLW_images` below it, and in three folders above.
     """
     width = 2 * SCHEMES["wflw98"]
     for number, line in enumerate(text.read_lines(path), start=1):
@@ -272,29 +274,29 @@ def _box_of(
     points: Points,
     weights: Points,
     given: Boxes | None,
-    place: Place,
+    path: AnyPath,
     what: str = "",
     line: int | None = None,
 ) -> Boxes:
-    """Return the box that is given with a face, or the one around its points, widened.
+    """Return the given box of a face, or the widened box around its points.
 
     Raises:
-        DataError: if the labelled points span none, so that nothing can be cut out, learnt or scored.
+        DataError: if the labelled points have no extent, so that the face cannot be cut out or scored.
     """
     if not _spans(points, weights):
-        why = "lie on one spot or line" if (weights > 0).any() else "are all left out"
-        raise DataError(f"{what}no face: its points {why}; remove it", path=place_name(place), line=line)
+        why = "are on one spot or line" if (weights > 0).any() else "are all left out"
+        raise DataError(f"{what}no face: its points {why}; remove it", path=shown_path(path), line=line)
     return official_box(points, weights) if given is None else given
 
 
 def _spans(points: Points, weights: Points) -> bool:
-    """Tell whether the labelled points have a width and a height."""
+    """Return whether the labelled points have a width and a height."""
     labelled = points[weights > 0]
     return len(labelled) > 0 and bool(np.ptp(labelled, axis=0).all())
 
 
 def unique_names(names: Iterable[str]) -> None:
-    """Refuse pictures that share a name, where what is written or scored goes by it.
+    """Refuse pictures that share a name, for uses that identify them by it.
 
     Raises:
         DataError: naming the first.
@@ -302,5 +304,5 @@ def unique_names(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DataError(f"two pictures are called {name}; rename one, or take their folders one by one")
+            raise DataError(f"two pictures are called {name}; rename one, or use their folders separately")
         seen.add(name)

@@ -1,7 +1,7 @@
-"""The embedded data set: pictures of procedural faces with exact points; nothing is downloaded.
+"""The embedded data set: rendered pictures of procedural faces with exact points.
 
-A head is drawn (`rendering.head`), painted (`rendering.paint`), turned, lit and set into a scene
-(`rendering.scenery`); the labels follow from the geometry alone.
+A head is shaped (`rendering.head`), painted (`rendering.paint`), turned, lit and put into a scene
+(`rendering.scenery`); the labels follow from the geometry.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmtoolkit.landmarks.data.face import Face, jitter_box
-from mmtoolkit.landmarks.rendering.head import Head, contour_strips, draw_head, lift, surface, texture_places
+from mmtoolkit.landmarks.rendering.head import (
+    Head,
+    contour_strips,
+    draw_head,
+    lift,
+    surface,
+    texture_positions,
+)
 from mmtoolkit.landmarks.rendering.paint import paint_head
 from mmtoolkit.landmarks.rendering.render import (
     Array,
@@ -29,7 +36,7 @@ from mmtoolkit.landmarks.rendering.scenery import (
     take_picture,
 )
 
-FINER = 2  # pictures are drawn this much larger, then averaged
+OVERSAMPLING = 2  # pictures are drawn this much larger, then averaged
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Camera:
     Attributes:
         rotation: `(3, 3)` of the head.
         distance: from the camera to the head's origin; small distances distort more.
-        scale: pixels a unit at the origin.
+        scale: pixels per unit at the origin.
         centre: `(2,)` pixel of the origin.
     """
 
@@ -48,9 +55,9 @@ class Camera:
     scale: float
     centre: Array
 
-    def project(self, places: Array) -> Array:
-        """Return `(..., 3)`: pixels and depth (nearer is larger) of places in head coordinates."""
-        turned = places @ self.rotation.T
+    def project(self, positions: Array) -> Array:
+        """Return pixels and depth (nearer is larger), `(..., 3)`, of positions in head coordinates."""
+        turned = positions @ self.rotation.T
         pixels = (
             turned[..., :2] * (self.scale * self.distance / (self.distance - turned[..., 2:])) + self.centre
         )
@@ -58,12 +65,12 @@ class Camera:
 
 
 def render_faces(count: int, size: int = 192, seed: int = 0) -> Iterator[Face]:
-    """Yield faces drawn from nothing; the n-th face of a seed is the same however many are asked for.
+    """Yield rendered faces; the n-th face of a seed does not depend on their number.
 
     Args:
         count: number of faces.
         size: width and height of each picture in pixels.
-        seed: of every draw.
+        seed: seed of every draw.
     """
     for number in range(count):
         rng = np.random.default_rng([seed, number])
@@ -77,9 +84,9 @@ def render_face(name: str, size: int, rng: np.random.Generator) -> Face:
     camera = Camera(
         rotation_matrix(yaw, pitch, roll), float(rng.uniform(5, 14)), 1.0, np.zeros(2, np.float32)
     )
-    camera = _frame(camera, face_points(head, camera), size * FINER, rng)
+    camera = _frame(camera, face_points(head, camera), size * OVERSAMPLING, rng)
     points = face_points(head, camera)
-    picture = cv2.resize(draw_background(size, rng), None, fx=FINER, fy=FINER)
+    picture = cv2.resize(draw_background(size, rng), None, fx=OVERSAMPLING, fy=OVERSAMPLING)
     _draw_head(picture, head, camera, rng)
     box = np.concatenate([points.min(0), points.max(0)])
     if rng.random() < 0.22:
@@ -87,7 +94,7 @@ def render_face(name: str, size: int, rng: np.random.Generator) -> Face:
     if rng.random() < 0.15:
         draw_occluder(picture, box, rng)
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    points = ((points + 0.5) / FINER - 0.5).astype(np.float32)
+    points = ((points + 0.5) / OVERSAMPLING - 0.5).astype(np.float32)
     ones = np.ones(len(points), np.float32)
     expression = "open_mouth" if head.layout[102, 1] - head.layout[98, 1] > 0.08 else "neutral"
     box = jitter_box(points, ones, rng)
@@ -102,13 +109,13 @@ def face_points(head: Head, camera: Camera) -> Array:
 
 
 def _draw_pose(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Draw yaw, pitch and roll in degrees; one face in five is turned far."""
+    """Draw yaw, pitch and roll in degrees; one face in five has a uniform yaw, up to 65 degrees."""
     yaw = rng.uniform(-65, 65) if rng.random() < 0.2 else np.clip(rng.normal(0, 20), -65, 65)
     return float(yaw), float(np.clip(rng.normal(0, 10), -30, 30)), float(np.clip(rng.normal(0, 12), -45, 45))
 
 
 def _frame(camera: Camera, points: Array, size: int, rng: np.random.Generator) -> Camera:
-    """Place the face so that it fills 40 to 62 % of the picture and lies inside it."""
+    """Scale and shift the face so that it fills 40 to 62 % of the picture and stays inside it."""
     low, high = points.min(0), points.max(0)
     scale = float(size * rng.uniform(0.40, 0.62) / (high - low).max())
     room = size - (high - low) * scale
@@ -117,7 +124,7 @@ def _frame(camera: Camera, points: Array, size: int, rng: np.random.Generator) -
 
 
 def _body(head: Head, rng: np.random.Generator) -> list[tuple[Array, NDArray[np.int32], Array]]:
-    """Return ears and neck: vertices, triangles, and a place on the skin to take the colour from."""
+    """Return ears and neck: vertices, triangles, and the point of the skin that gives the colour."""
     turn, tilt = np.meshgrid(np.linspace(0, 2 * np.pi, 17), np.linspace(0, np.pi, 9))
     ball = np.stack([np.cos(turn) * np.sin(tilt), -np.cos(tilt), np.sin(turn) * np.sin(tilt)], -1).reshape(
         -1, 3
@@ -145,10 +152,10 @@ def _body(head: Head, rng: np.random.Generator) -> list[tuple[Array, NDArray[np.
 
 def _draw_head(picture: Array, head: Head, camera: Camera, rng: np.random.Generator) -> None:
     """Draw head, ears and neck over a picture in place."""
-    vertices, places, triangles = surface(head)
-    meshes = [(vertices, triangles, places)]
+    vertices, positions, triangles = surface(head)
+    meshes = [(vertices, triangles, positions)]
     for part, faces, skin in _body(head, rng):
-        meshes.append((part, faces, np.repeat(texture_places(head, skin[None]), len(part), axis=0)))
+        meshes.append((part, faces, np.repeat(texture_positions(head, skin[None]), len(part), axis=0)))
     offset = np.cumsum([0, *(len(v) for v, _, _ in meshes[:-1])])
     normals = np.concatenate([vertex_normals(v, t) for v, t, _ in meshes]) @ camera.rotation.T
     shown = camera.project(np.concatenate([v for v, _, _ in meshes]))

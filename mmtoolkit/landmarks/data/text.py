@@ -1,7 +1,7 @@
 """Parse and write the small text files: JD `.txt` and `.rect`, iBUG `.pts`, weights.
 
-Whole numbers and floats, LF and CRLF, a missing last newline are all taken. What is refused is named
-with its line: another number of points, NaN, a box without area.
+Whole numbers and floats, LF and CRLF, and a missing last newline are accepted. Another number of points, NaN,
+and a box without area are refused with the line.
 """
 
 import zipfile
@@ -14,58 +14,58 @@ from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import Boxes
 from mmtoolkit.landmarks.data.points import COUNT, SCHEMES, Points
 
-Place = Path | zipfile.Path
+AnyPath = Path | zipfile.Path
 """A file or folder on the disk or inside a zip."""
 
 
-def place_name(place: Place) -> Path:
+def shown_path(path: AnyPath) -> Path:
     """Return the path that a message shows; inside a zip, `archive.zip/member`."""
-    return Path(str(place))
+    return Path(str(path))
 
 
-def read_bytes(place: Place) -> bytes:
+def read_bytes(path: AnyPath) -> bytes:
     """Read a file on the disk or a member of a zip.
 
     Raises:
         DataError: if it is missing, or the member is damaged or needs a password.
     """
     try:
-        return place.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, KeyError):
-        raise DataError("no such file", path=place_name(place)) from None
+        raise DataError("no such file", path=shown_path(path)) from None
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=place_name(place)) from None
+        raise DataError(f"cannot be read: {error.strerror}", path=shown_path(path)) from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
-        reason = "its place in the zip is damaged or needs a password; pack the zip anew"
-        raise DataError(f"cannot be read: {reason}", path=place_name(place)) from None
+        reason = "its entry in the zip is damaged or needs a password; pack the zip again"
+        raise DataError(f"cannot be read: {reason}", path=shown_path(path)) from None
 
 
-def read_lines(place: Place) -> list[str]:
+def read_lines(path: AnyPath) -> list[str]:
     """Read a text file as stripped lines, without empty ones at its end.
 
     Raises:
         DataError: if it cannot be read or is not text.
     """
     try:
-        text = read_bytes(place).decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError("cannot be read as text", path=place_name(place)) from None
+        raise DataError("cannot be read as text", path=shown_path(path)) from None
     return [line.strip() for line in text.rstrip().splitlines()]
 
 
-def read_points_txt(place: Place, count: int = COUNT) -> Points:
+def read_points_txt(path: AnyPath, count: int = COUNT) -> Points:
     """Read a JD landmark file: a line with the number of points, then a line `x y` for each.
 
     Raises:
         DataError: if there are not `count` points of two finite numbers.
     """
-    lines = read_lines(place)
+    lines = read_lines(path)
     if not lines or lines[0] != str(count):
         first = lines[0] if lines else "an empty file"
-        raise DataError(f"begins with '{first}', not with {count}", path=place_name(place), line=1)
+        raise DataError(f"begins with '{first}', not with {count}", path=shown_path(path), line=1)
     if len(lines) != count + 1:
-        raise DataError(f"holds {len(lines) - 1} points, not {count}", path=place_name(place))
-    return _numbers(lines[1:], 2, place, 2)
+        raise DataError(f"holds {len(lines) - 1} points, not {count}", path=shown_path(path))
+    return _numbers(lines[1:], 2, path, 2)
 
 
 def write_points_txt(points: Points) -> str:
@@ -74,16 +74,16 @@ def write_points_txt(points: Points) -> str:
     return "\n".join([str(len(rows)), *rows]) + "\n"
 
 
-def read_rect(place: Place) -> Boxes:
+def read_rect(path: AnyPath) -> Boxes:
     """Read a JD `.rect` file: `left top right bottom`.
 
     Raises:
         DataError: if it is not four numbers, or the box has no area.
     """
-    lines = read_lines(place)
-    box: Boxes = _numbers(lines[:1] or [""], 4, place, 1)[0]
+    lines = read_lines(path)
+    box: Boxes = _numbers(lines[:1] or [""], 4, path, 1)[0]
     if box[2] <= box[0] or box[3] <= box[1]:
-        raise DataError("the box has no area; write left top right bottom", path=place_name(place), line=1)
+        raise DataError("the box has no area; write left top right bottom", path=shown_path(path), line=1)
     return box
 
 
@@ -92,19 +92,19 @@ def write_rect(box: Boxes) -> str:
     return " ".join(f"{value:.2f}" for value in box.tolist()) + "\n"
 
 
-def read_weights(place: Place) -> Points:
+def read_weights(path: AnyPath) -> Points:
     """Read a weight file: 106 lines, each a weight in [0, 1].
 
     Raises:
-        DataError: if there are not as many, or one lies outside.
+        DataError: if their number or the range of one is wrong.
     """
-    lines = read_lines(place)
+    lines = read_lines(path)
     if len(lines) != COUNT:
-        raise DataError(f"holds {len(lines)} weights, not {COUNT}", path=place_name(place))
-    weights = _numbers(lines, 1, place, 1)[:, 0]
+        raise DataError(f"holds {len(lines)} weights, not {COUNT}", path=shown_path(path))
+    weights = _numbers(lines, 1, path, 1)[:, 0]
     if weights.min() < 0 or weights.max() > 1:
         line = int(np.argmax((weights < 0) | (weights > 1))) + 1
-        raise DataError("a weight lies in [0, 1]", path=place_name(place), line=line)
+        raise DataError("a weight must be in [0, 1]", path=shown_path(path), line=line)
     return weights
 
 
@@ -113,21 +113,21 @@ def write_weights(weights: Points) -> str:
     return "".join(f"{value:.4g}\n" for value in weights.tolist())
 
 
-def read_pts(place: Place) -> tuple[Points, str]:
-    """Read an iBUG `.pts` file and tell the scheme by its number of points.
+def read_pts(path: AnyPath) -> tuple[Points, str]:
+    """Read an iBUG `.pts` file and derive the scheme from its number of points.
 
     Raises:
-        DataError: if it is malformed or has a number of points that no scheme has.
+        DataError: if it is malformed or no scheme has its number of points.
     """
-    lines = read_lines(place)
+    lines = read_lines(path)
     if "{" not in lines or lines[-1] != "}":
-        raise DataError("an iBUG file holds its points between { and }", path=place_name(place))
+        raise DataError("an iBUG file holds its points between { and }", path=shown_path(path))
     start = lines.index("{") + 1
     rows = lines[start:-1]
     scheme = scheme_of(len(rows))
     if not scheme:
-        raise DataError(f"holds {len(rows)} points; 68, 98 or 106 are known", path=place_name(place))
-    return _numbers(rows, 2, place, start + 1), scheme
+        raise DataError(f"holds {len(rows)} points; 68, 98 or 106 are known", path=shown_path(path))
+    return _numbers(rows, 2, path, start + 1), scheme
 
 
 def write_pts(points: Points) -> str:
@@ -142,7 +142,7 @@ def scheme_of(count: int) -> str:
 
 
 def to_floats(values: object) -> Points:
-    """Turn numbers or texts into float32; inf where one is too large, no number at all if one is none."""
+    """Turn numbers or texts into float32, too large ones into inf; empty if one is no number."""
     with np.errstate(over="ignore"):
         try:
             return np.array(values, np.float64).astype(np.float32)
@@ -150,12 +150,12 @@ def to_floats(values: object) -> Points:
             return np.empty(0, np.float32)
 
 
-def _numbers(lines: list[str], width: int, place: Place, first_line: int) -> Points:
+def _numbers(lines: list[str], width: int, path: AnyPath, first_line: int) -> Points:
     found = np.empty((len(lines), width), np.float32)
     for row, line in enumerate(lines):
         values = to_floats(line.split())
         if values.shape != (width,) or not np.isfinite(values).all():
             wanted = "a number" if width == 1 else f"{width} finite numbers"
-            raise DataError(f"'{line}' is not {wanted}", path=place_name(place), line=first_line + row)
+            raise DataError(f"'{line}' is not {wanted}", path=shown_path(path), line=first_line + row)
         found[row] = values
     return found

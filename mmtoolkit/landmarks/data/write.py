@@ -8,31 +8,21 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mmtoolkit.core.errors import DataError, UsageError
+from mmtoolkit.core.run import check_new
 from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.face import Face
 from mmtoolkit.landmarks.data.images import encode_image
 from mmtoolkit.landmarks.data.points import SCHEMES, Points, conversion
-from mmtoolkit.landmarks.data.read import Annotation, read_annotations, unique_names
-
-
-def check_new(path: Path) -> None:
-    """See that a folder is new or empty.
-
-    Raises:
-        UsageError: if something is in it.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"--output {path}: already there and not empty; name another folder")
+from mmtoolkit.landmarks.data.read import Annotation, unique_names
 
 
 def new_folder(path: Path) -> Path:
-    """Make a folder that is to be new or empty.
+    """Make a folder that must be new or empty.
 
     Raises:
         UsageError: if something is in it, or it cannot be made.
@@ -41,21 +31,21 @@ def new_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {path}: cannot be made: {error.strerror}") from None
+        raise UsageError(f"`output` {path}: cannot be made: {error.strerror}") from None
     return path
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that is to be new or empty in one go: if that fails, nothing is left of it.
+    """Fill a folder that must be new or empty; on an error, nothing is left of it.
 
     Yields:
-        A hidden folder inside, whose content moves up in the end.
+        A hidden folder inside it, whose content moves up at the end.
 
     Raises:
         UsageError: if something is in it, or it cannot be made.
     """
-    there = path.exists()
+    existed = path.exists()
     part = new_folder(path) / ".part"
     part.mkdir()
     try:
@@ -65,16 +55,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         part.rmdir()
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        if not there:
+        if not existed:
             path.rmdir()
         raise
 
 
 def write_jd(folder: Path, faces: Iterable[Face]) -> int:
-    """Write faces as a JD data set: `picture/`, `landmark/`, `rect/`, and what else is known.
+    """Write faces as a JD data set: `picture/`, `landmark/`, `rect/`, and optional files.
 
-    `weight/` holds the weights of partly labelled faces, `poses.csv` angles and expressions. Read back
-    by :func:`mmtoolkit.landmarks.data.read.read_annotations`. Nothing is left if `faces` fails.
+    `weight/` holds the weights of partly labelled faces, `poses.csv` angles and expressions.
+    :func:`mmtoolkit.landmarks.data.read.read_annotations` reads the set. Nothing is left if `faces` fails.
 
     Returns:
         The number of faces written.
@@ -101,58 +91,31 @@ def _fill_jd(folder: Path, faces: Iterable[Face]) -> int:
     return len(rows)
 
 
-def convert_file(source: Path, target: Path, scheme: str, kind: str, scheme_from: str | None = None) -> int:
-    """Read a data set and write its labels with :func:`convert_set`.
-
-    Args:
-        source: data set.
-        target: file or folder to write.
-        scheme: of the points to write.
-        kind: a key of :data:`WRITERS`.
-        scheme_from: of the labels, where their number alone does not tell (three orders have 106 points).
-
-    Raises:
-        UsageError: if a scheme is unknown or has another number of points, or the target cannot be written.
-    """
-    conversion(scheme, "jd106")
-    annotations = read_annotations(source)
-    if scheme_from:
-        conversion(scheme_from, "jd106")
-        wrong = next((item for item in annotations if len(item.points) != SCHEMES[scheme_from]), None)
-        if wrong is not None:
-            raise UsageError(f"--from {scheme_from}: {wrong.name} has {len(wrong.points)} points")
-        annotations = [replace(item, scheme=scheme_from) for item in annotations]
-    suffix = SUFFIXES.get(kind)
-    if suffix and (target.suffix != suffix or target.exists() or not target.parent.is_dir()):
-        raise UsageError(f"--output {target}: --format {kind} needs a new {suffix} file, its folder there")
-    return convert_set(annotations, target, scheme, kind)
-
-
 def convert_set(annotations: Sequence[Annotation], target: Path, scheme: str, kind: str) -> int:
     """Write the labels of a data set in another scheme and format.
 
     Args:
         annotations: from :func:`mmtoolkit.landmarks.data.read.read_annotations`.
         target: file to write (`coco`, `wflw`, `csv`) or new folder (`txt`, `pts`).
-        scheme: of the points to write.
+        scheme: scheme of the points to write.
         kind: a key of :data:`WRITERS`.
 
     Returns:
         The number of faces written.
 
     Raises:
-        DataError: if a point is unknown and the format cannot say so, or pictures share a name that labels
-            go by.
+        DataError: if a point is unknown and the format cannot mark it, or pictures share a name that the
+            format uses for their labels.
         UsageError: if the format holds another number of points.
     """
     if kind in COUNTS and SCHEMES[scheme] != COUNTS[kind]:
         raise UsageError(
-            f"--to {scheme} has {SCHEMES[scheme]} points, --format {kind} holds {COUNTS[kind]}; "
-            "write --format pts, csv or coco"
+            f"`scheme` {scheme} has {SCHEMES[scheme]} points, `format` {kind} holds {COUNTS[kind]}; "
+            "write pts, csv or coco"
         )
-    if kind == "wflw":  # a picture may hold several faces, in a list that names it by its last name only
+    if kind == "wflw":  # the list names a picture, which may hold several faces, without its folder
         unique_names(
-            place.name for place in {str(item.picture): item.picture for item in annotations}.values()
+            picture.name for picture in {str(item.picture): item.picture for item in annotations}.values()
         )
     elif kind != "coco":
         unique_names(item.name for item in annotations)
@@ -162,7 +125,7 @@ def convert_set(annotations: Sequence[Annotation], target: Path, scheme: str, ki
         if kind in {"pts", "txt", "wflw"} and not known.all():
             raise DataError(
                 f"{item.name}: {int((~known).sum())} of {len(known)} {scheme} points have no twin in "
-                f"{item.scheme}; write --format coco or csv, which can leave points out"
+                f"{item.scheme}; use `format` coco or csv, which can leave points out"
             )
         items.append((item, points, known))
     if kind in {"pts", "txt"}:
@@ -227,17 +190,17 @@ def _write_coco(target: Path, items: Sequence[Converted]) -> None:
     target.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _relative(picture: text.Place, folder: Path) -> str:
-    """Name a picture as seen from the list, so that the list can be read back; in a zip by its name alone."""
+def _relative(picture: text.AnyPath, folder: Path) -> str:
+    """Return the path of a picture relative to the list's folder; for a picture in a zip, its name."""
     if isinstance(picture, zipfile.Path):
         return picture.name
     return Path(os.path.relpath(picture, folder)).as_posix()
 
 
 SUFFIXES = {"wflw": ".txt", "csv": ".csv", "coco": ".json"}
-"""Suffixes of the formats that are one file; the others are folders."""
+"""Suffixes of the formats that are single files; the others are folders."""
 COUNTS = {"txt": 106, "wflw": 98}
-"""Points of the formats that hold one number of them."""
+"""Number of points of the formats that fix it."""
 WRITERS: dict[str, Callable[[Path, Sequence[Converted]], None]] = {
     "txt": _write_txt,
     "pts": _write_pts,

@@ -1,1 +1,1 @@
-"""Where the faces are."""
+"""Face detection: the shipped detector, its training, and detectors by name."""

@@ -1,19 +1,23 @@
 """The face detector that ships: a heatmap of face centres at low resolution (after arXiv 1904.07850).
 
-Its boxes lie midway between the box around the 106 points and the challenge's wider ones, so that either
-counts as found; :func:`widen` turns them into the challenge's, which the landmark networks are trained on.
+Its boxes are midway between the box around the 106 points and the challenge's wider one, so that they overlap
+both well; :func:`widen` turns them into the challenge's, on which the landmark networks are trained.
 """
 
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtoolkit.core.checkpoint import matching_weights
+from mmtoolkit.core.files import read_tensors
 from mmtoolkit.landmarks.data.face import (
     BOX_HEIGHT,
     BOX_SHIFT_X,
@@ -30,7 +34,7 @@ from mmtoolkit.landmarks.rendering.render import Array
 
 STRIDE = 8
 SIDE = 256
-"""Longer side of the picture that the network sees, in pixels."""
+"""Longer side in pixels at which a picture is searched."""
 WEIGHTS = "detector.safetensors"
 _OFFICIAL = np.array([BOX_WIDTH[0], BOX_HEIGHT[0]], np.float32)
 _MIDWAY = (1 + _OFFICIAL) / 2
@@ -38,13 +42,13 @@ _SHIFT = np.array([BOX_SHIFT_X[0], BOX_SHIFT_Y[0]], np.float32)
 
 
 def detector_box(points: Points, weights: Points | None = None) -> Boxes:
-    """Return the box `(4,)` that the detector should give for a face with these labelled points `(n, 2)`."""
+    """Return the box `(4,)` that the detector should predict for a face with these points `(n, 2)`."""
     box: Boxes = _resize(enclosing_box(points, weights)[None], _MIDWAY, _SHIFT / 2)[0]
     return box
 
 
 def widen(boxes: Boxes) -> Boxes:
-    """Widen the detector's boxes `(n, 4)` as the challenge's are on average."""
+    """Widen the detector's boxes `(n, 4)` to the average shape of the challenge's."""
     return _resize(boxes, _OFFICIAL / _MIDWAY, _SHIFT / 2 / _MIDWAY)
 
 
@@ -61,10 +65,10 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> ConvNorm:
 
 
 class CentreNet(nn.Module):
-    """Five halvings, the last two added back to the third, and five numbers a cell."""
+    """Five levels, each of half the resolution; the last two are added to the third."""
 
     def __init__(self) -> None:
-        """Build the layers, untrained; a cell starts as a face with a chance of 1 in 100."""
+        """Build the untrained layers; each cell starts with a probability of 0.01 for a face."""
         super().__init__()
         self.third = nn.Sequential(
             _conv(3, 12, 2), _conv(12, 24, 2), _conv(24, 24), _conv(24, 36, 2), _conv(36, 36)
@@ -81,7 +85,7 @@ class CentreNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return `(n, 5, h / 8, w / 8)` of pictures `(n, 3, h, w)` in [0, 255].
 
-        The channels are the logit of a face's centre, its offset from the cell's middle and the
+        The channels are the logit of a face's centre, its offset (x, y) from the middle of the cell, and the
         logarithms of width and height, all in cells.
         """
         third = self.third((images - 127.5) / 127.5)
@@ -93,7 +97,7 @@ class CentreNet(nn.Module):
 
 @dataclass(frozen=True)
 class Detection:
-    """Faces of one picture, the surest first.
+    """Faces of one picture, the highest score first.
 
     Attributes:
         boxes: `(n, 4)` left, top, right, bottom in pixels.
@@ -109,9 +113,9 @@ class Detector:
 
     Args:
         threshold: least score of a face.
-        overlap: boxes that overlap a surer one by more than this (intersection over union) are dropped.
+        overlap: largest intersection over union with a box of a higher score.
         side: longer side in pixels at which pictures are searched; larger finds smaller faces.
-        network: another network than the shipped one.
+        network: network to use instead of the shipped one.
     """
 
     def __init__(
@@ -130,8 +134,8 @@ class Detector:
 
     def _search(self, image: Image, scale: float) -> tuple[Boxes, Boxes]:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = cv2.resize(image, (width, height), interpolation=shrinks)
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        small = cv2.resize(image, (width, height), interpolation=interpolation)
         padded = np.full((-(-height // 32) * 32, -(-width // 32) * 32, 3), 127, np.uint8)
         padded[:height, :width] = small
         with torch.inference_mode():
@@ -143,8 +147,9 @@ class Detector:
 
 
 def decode(found: Tensor, threshold: float) -> tuple[Boxes, Boxes]:
-    """Read boxes `(n, 4)` in the network's pixels and scores `(n,)` off the output `(1, 5, h, w)`."""
+    """Turn the output `(1, 5, h, w)` into boxes `(n, 4)` in the network's pixels and scores `(n,)`."""
     heat = found[:, :1].sigmoid()
+    # a face is a cell that no neighbour exceeds
     peaks = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat >= threshold)
     _, _, rows, columns = peaks.nonzero(as_tuple=True)
     cells = found[0, 1:, rows, columns]
@@ -155,7 +160,7 @@ def decode(found: Tensor, threshold: float) -> tuple[Boxes, Boxes]:
 
 
 def suppress(boxes: Boxes, scores: Boxes, overlap: float) -> list[int]:
-    """Return which boxes `(n, 4)` stay, surest first, when those that overlap a surer one go."""
+    """Return the boxes `(n, 4)` that stay after non-maximum suppression, the highest score first."""
     kept: list[int] = []
     for number in np.argsort(-scores, kind="stable").tolist():
         if all(intersection_over_union(boxes[number], boxes[other]) <= overlap for other in kept):
@@ -165,10 +170,22 @@ def suppress(boxes: Boxes, scores: Boxes, overlap: float) -> list[int]:
 
 @cache
 def _shipped() -> nn.Module:
-    from safetensors.torch import load
-
-    network = CentreNet()
     data = (files("mmtoolkit.landmarks") / "weights" / WEIGHTS).read_bytes()
-    network.load_state_dict(load(data))  # half precision on disk only
+    return _network(load_tensors(data))
+
+
+def load_detector(path: Path) -> Detector:
+    """Load a detector that `mmtk landmarks train-detector` wrote.
+
+    Raises:
+        CheckpointError: if the file is damaged or holds another network.
+    """
+    weights, _ = read_tensors(path)
+    return Detector(network=_network(matching_weights(weights, CentreNet().state_dict(), path)))
+
+
+def _network(weights: dict[str, Tensor]) -> nn.Module:
+    network = CentreNet()
+    network.load_state_dict(weights)  # half precision on disk only
     folded: nn.Module = fold_norms(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return folded

@@ -1,6 +1,6 @@
-"""The challenge's protocol (arXiv 1905.03469): NME, AUC, failure rate, in the whole and by group.
+"""The challenge's protocol (arXiv 1905.03469): NME, AUC and failure rate, for all faces and by group.
 
-The NME of a face is its mean point distance over sqrt(w h) of the box around its true points. A face
+The NME of a face is its mean point distance divided by sqrt(w h) of the box around its true points. A face
 without prediction counts as a failure in AUC and failure rate and is left out of the mean NME.
 """
 
@@ -15,26 +15,26 @@ from mmtoolkit.core.errors import DataError
 from mmtoolkit.landmarks.data.face import enclosing_box
 from mmtoolkit.landmarks.data.points import PARTS, SUBSET_79, Points, conversion
 from mmtoolkit.landmarks.data.pose import head_pose
-from mmtoolkit.landmarks.data.read import Annotation, open_place, walk
+from mmtoolkit.landmarks.data.read import Annotation, open_folder, walk
 from mmtoolkit.landmarks.data.text import read_points_txt
 
 ALPHA = 0.08
-"""NME from which on a face counts as a failure."""
+"""Faces with an NME of at least this count as failures."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a set of predictions scores.
+    """The scores of a set of predictions.
 
     Attributes:
         metrics: `nme`, `auc`, `failure_rate`, `faces`, `missing`; fractions.
         groups: the same by group, such as `yaw 15-30` or `mouth open`.
         parts: mean NME of each facial part.
-        offset: mean of prediction minus truth to the right and down, over the face's size; far from 0, one
-            of the two lies off in a body.
-        names: of the faces.
+        offset: mean of prediction minus truth to the right and down, divided by the size of the face. A
+            value far from 0 means that all labels or all predictions are shifted.
+        names: names of the faces.
         errors: NME of each face, `(faces,)`; NaN where there is no prediction.
     """
 
@@ -47,16 +47,16 @@ class Evaluation:
 
 
 def point_errors(truth: Annotation, predicted: Points) -> Values:
-    """Return the distance of each labelled point over the face's size, `(n,)`; see :func:`point_offsets`."""
+    """Return the distance of each labelled point, `(n,)`, divided by the face's size."""
     distances: Values = np.linalg.norm(point_offsets(truth, predicted), axis=1)
     return distances
 
 
 def point_offsets(truth: Annotation, predicted: Points) -> Values:
-    """Return prediction minus truth over the face's size, NaN where there is no label.
+    """Return prediction minus truth divided by the face's size, NaN for points without label.
 
     Args:
-        truth: a labelled face; in another scheme than JD the prediction goes through its map.
+        truth: a labelled face; if its scheme is not JD, the prediction is converted to it.
         predicted: `(106, 2)` in JD order.
 
     Returns:
@@ -72,23 +72,23 @@ def point_offsets(truth: Annotation, predicted: Points) -> Values:
 
 
 def summarise(errors: Values, alpha: float = ALPHA) -> dict[str, float]:
-    """Turn the NME of each face, NaN where there is no prediction, into the protocol's figures.
+    """Compute the protocol's metrics from the NME of each face, NaN for faces without prediction.
 
-    AUC is the area under the share of faces with an NME below x, for x up to alpha, over alpha. That is
-    1 - mean(min(NME, alpha)) / alpha, exactly.
+    AUC is the area under the cumulative error curve up to alpha, divided by alpha. Integration by parts gives
+    exactly 1 - mean(min(NME, alpha)) / alpha, so that no curve has to be sampled.
     """
-    there = errors[~np.isnan(errors)]
+    predicted = errors[~np.isnan(errors)]
     full = np.where(np.isnan(errors), np.inf, errors)
     return {
-        "nme": float(there.mean()) if len(there) else float("nan"),
+        "nme": float(predicted.mean()) if len(predicted) else float("nan"),
         "auc": max(0.0, float(1 - np.minimum(full, alpha).mean() / alpha)),
         "failure_rate": float((full >= alpha).mean()),
         "faces": len(errors),
-        "missing": len(errors) - len(there),
+        "missing": len(errors) - len(predicted),
     }
 
 
-def evaluate(
+def score_faces(
     truths: Sequence[Annotation],
     predictions: Mapping[str, Points],
     *,
@@ -101,10 +101,10 @@ def evaluate(
         truths: from :func:`mmtoolkit.landmarks.data.read.read_annotations`.
         predictions: `(106, 2)` in JD order by the name of the picture.
         alpha: NME of a failure.
-        subset_79: score only the points that the third challenge scores.
+        subset_79: score only the 79 points of the third challenge.
 
     Raises:
-        DataError: if no face has a prediction, or a truth is not in JD order but 79 points are asked.
+        DataError: if no face has a prediction, or `subset_79` is set and a truth is not in JD order.
     """
     if not any(truth.name in predictions for truth in truths):
         raise DataError(f"no prediction for any of the {len(truths)} pictures; are they of this data set?")
@@ -124,8 +124,8 @@ def evaluate(
 
 def mean_offset(truths: Sequence[Annotation], predictions: Mapping[str, Points]) -> tuple[float, float]:
     """Average prediction minus truth over all labelled points; see :class:`Evaluation`."""
-    there = [point_offsets(truth, predictions[truth.name]) for truth in truths if truth.name in predictions]
-    right, down = np.nanmean(np.concatenate(there), axis=0)
+    offsets = [point_offsets(truth, predictions[truth.name]) for truth in truths if truth.name in predictions]
+    right, down = np.nanmean(np.concatenate(offsets), axis=0)
     return float(right), float(down)
 
 
@@ -150,7 +150,7 @@ def part_errors(truths: Sequence[Annotation], rows: Sequence[Values]) -> dict[st
 
 
 def group_labels(truth: Annotation) -> list[str]:
-    """Tell the groups of a face by pose and expression, from its data set or from its true points."""
+    """Return the groups of a face by pose and expression, from its data set or from its true points."""
     points, weights = truth.jd
     yaw = head_pose(points, weights)[0] if truth.yaw is None else truth.yaw
     low = min(int(abs(yaw) // 15) * 15, 60)
@@ -161,7 +161,7 @@ def group_labels(truth: Annotation) -> list[str]:
 
 
 def _expressions(points: Points, weights: Points) -> list[str]:
-    """Read open mouth and closed eyes off the points."""
+    """Derive an open mouth and closed eyes from the points."""
 
     def gap(upper: int, lower: int, left: int, right: int) -> float:
         if not weights[[upper, lower, left, right]].all():
@@ -183,7 +183,7 @@ def read_predictions(path: Path) -> dict[str, Points]:
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or zip")
-    root = open_place(path)
+    root = open_folder(path)
     found: dict[str, Points] = {}
     for folder in (root, *walk(root)):
         for entry in folder.iterdir():
@@ -196,58 +196,3 @@ def read_predictions(path: Path) -> dict[str, Points]:
     if not found:
         raise DataError("holds no prediction (<picture>.txt)", path=path)
     return found
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The difference of two methods on the same faces: the second minus the first.
-
-    Attributes:
-        metric: `nme` or `auc`.
-        first: its value for the first method; likewise `second`.
-        low: lower end of the 95 % bootstrap interval of the difference; `high` is the upper end.
-        p: two-sided share of resamples on the other side of zero.
-    """
-
-    metric: str
-    first: float
-    second: float
-    low: float
-    high: float
-    p: float
-
-
-def compare(
-    first: Values, second: Values, *, alpha: float = ALPHA, resamples: int = 10_000, seed: int = 0
-) -> list[Comparison]:
-    """Compare two methods by a paired bootstrap over faces.
-
-    Args:
-        first: NME of each face, `(faces,)`, NaN where there is no prediction.
-        second: likewise, in the same order.
-        alpha: NME of a failure.
-        resamples: how often the faces are drawn anew, with replacement.
-        seed: of the draws.
-    """
-    both = ~(np.isnan(first) | np.isnan(second))
-    measures: dict[str, tuple[Values, Values]] = {"nme": (first[both], second[both])}
-    filled = [1 - np.minimum(np.nan_to_num(e, nan=np.inf), alpha) / alpha for e in (first, second)]
-    measures["auc"] = (filled[0], filled[1])
-    return [_bootstrap(name, *values, resamples, seed) for name, values in measures.items() if len(values[0])]
-
-
-def _bootstrap(metric: str, first: Values, second: Values, resamples: int, seed: int) -> Comparison:
-    rng = np.random.default_rng(seed)
-    difference = second - first
-    n = len(difference)
-    block = max(1, 5_000_000 // n)
-    draws = [
-        difference[rng.integers(n, size=(min(block, resamples - start), n))].mean(1)
-        for start in range(0, resamples, block)
-    ]
-    means = np.concatenate(draws)
-    low, high = np.quantile(means, [0.025, 0.975])
-    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
-    return Comparison(
-        metric, float(first.mean()), float(second.mean()), float(low), float(high), float(min(1.0, p))
-    )

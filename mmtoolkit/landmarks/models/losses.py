@@ -1,6 +1,6 @@
-"""Losses of landmark localisation; pure functions with a weight for every point.
+"""Losses of landmark localisation: pure functions with a weight for every point.
 
-The losses of points take distances in any unit; :func:`compute_loss` gives hundredths of the crop's side.
+The losses of points take distances in any unit; :func:`compute_loss` passes hundredths of the crop's side.
 """
 
 import math
@@ -15,24 +15,22 @@ from mmtoolkit.landmarks.models.networks import MARGIN, Output
 
 
 def weighted_mean(values: Tensor, weights: Tensor, total: Tensor | float | None = None) -> Tensor:
-    """Average `values` over the points that count.
+    """Average `values` over the labelled points.
 
     Args:
         values: `(n, points)`.
-        weights: `(n, points)`; 0 leaves a point out, whatever its value.
-        total: sum of weights to divide by; default: that of `weights`.
+        weights: `(n, points)`; 0 leaves a point out, even if its value is not finite.
+        total: sum of weights to divide by; default: the sum of `weights`.
     """
     total = weights.sum().clamp_min(1e-6) if total is None else total
     return (torch.where(weights > 0, values, 0.0) * weights).sum() / total
 
 
-def l1(difference: Tensor, width: float, curvature: float) -> Tensor:
+def l1(difference: Tensor) -> Tensor:
     """Mean absolute difference of x and y, `(..., 2)` to `(...)`.
 
-    On a soft-argmax this is the integral loss of Sun et al. (arXiv 1711.08229). `width` and `curvature`
-    belong to the wing losses and do nothing here.
+    On a soft-argmax this is the integral loss of Sun et al. (arXiv 1711.08229).
     """
-    del width, curvature
     return difference.abs().mean(-1)
 
 
@@ -62,11 +60,17 @@ def smooth_wing(difference: Tensor, width: float, curvature: float) -> Tensor:
     return torch.where(distance < curvature, scale * distance.square(), far).mean(-1)
 
 
-POINT_LOSSES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
-    "l1": l1,
+WING_LOSSES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "wing": wing,
     "smooth_wing": smooth_wing,
 }
+
+
+def point_loss(difference: Tensor, settings: LossSettings) -> Tensor:
+    """Return the loss of each point, `(..., 2)` to `(...)`, as `settings.points` names it."""
+    if settings.points == "l1":
+        return l1(difference)
+    return WING_LOSSES[settings.points](difference, settings.wing_width, settings.wing_curvature)
 
 
 def adaptive_wing(
@@ -82,12 +86,12 @@ def adaptive_wing(
 
     Args:
         predicted: heatmaps `(n, points, height, width)`.
-        target: likewise, in [0, 1].
-        omega: height of the curve; `theta`, `epsilon` and `alpha` are those of the paper.
+        target: heatmaps of the same shape, in [0, 1].
+        omega: height of the curve.
         theta: distance at which the curve becomes a line.
         epsilon: curvature.
         alpha: exponent at target 0.
-        foreground: extra weight where the target dilated by 3 x 3 is at least 0.2.
+        foreground: extra weight of pixels at which the target, dilated by 3 x 3, is at least 0.2.
 
     Returns:
         Loss of each point, `(n, points)`.
@@ -97,26 +101,26 @@ def adaptive_wing(
     ratio = (theta / epsilon) ** power
     slope = omega / (1 + ratio) * power * (theta / epsilon) ** (power - 1) / epsilon
     shift = theta * slope - omega * torch.log1p(ratio)
-    # the curve's gradient at distance 0 is a power below 1 of 0: keep it finite
+    # autograd multiplies 0 by an infinite slope at distance 0: keep it finite
     curved = omega * torch.log1p((distance.clamp_min(1e-6) / epsilon) ** power)
     loss = torch.where(distance < theta, curved, slope * distance - shift)
     mask = F.max_pool2d(target, 3, 1, 1) >= 0.2
     return (loss * (1 + foreground * mask)).mean((-2, -1))
 
 
-def gaussian_bins(places: Tensor, bins: int, sigma: float) -> Tensor:
-    """Spread places over bins as Gaussians that sum to 1.
+def gaussian_bins(centres: Tensor, bins: int, sigma: float) -> Tensor:
+    """Return Gaussians over bins, each of which sums to 1.
 
     Args:
-        places: `(...)` in bins; 0 is the centre of the first.
-        bins: how many there are.
+        centres: `(...)` in bins; 0 is the centre of the first.
+        bins: number of bins.
         sigma: standard deviation in bins.
 
     Returns:
         `(..., bins)`.
     """
-    steps = torch.arange(bins, device=places.device, dtype=places.dtype)
-    return torch.softmax(-0.5 * ((steps - places[..., None]) / sigma) ** 2, dim=-1)
+    steps = torch.arange(bins, device=centres.device, dtype=centres.dtype)
+    return torch.softmax(-0.5 * ((steps - centres[..., None]) / sigma) ** 2, dim=-1)
 
 
 def simcc_divergence(logits: Tensor, target: Tensor) -> Tensor:
@@ -126,7 +130,7 @@ def simcc_divergence(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: `(n, points, bins)`.
-        target: likewise, each row sums to 1.
+        target: distributions of the same shape, each of which sums to 1.
 
     Returns:
         `(n, points)`.
@@ -136,19 +140,19 @@ def simcc_divergence(logits: Tensor, target: Tensor) -> Tensor:
     return crossed - entropy
 
 
-def gaussian_heatmaps(places: Tensor, size: int, sigma: float) -> Tensor:
-    """Draw a Gaussian of height 1 around each place.
+def gaussian_heatmaps(centres: Tensor, size: int, sigma: float) -> Tensor:
+    """Draw a Gaussian of height 1 around each centre.
 
     Args:
-        places: `(n, points, 2)` in pixels of the heatmap.
+        centres: `(n, points, 2)` in pixels of the heatmap.
         size: its side.
         sigma: standard deviation in pixels.
 
     Returns:
         `(n, points, size, size)`.
     """
-    steps = torch.arange(size, device=places.device, dtype=places.dtype)
-    spread = torch.exp(-0.5 * ((steps - places[..., None]) / sigma) ** 2)
+    steps = torch.arange(size, device=centres.device, dtype=centres.dtype)
+    spread = torch.exp(-0.5 * ((steps - centres[..., None]) / sigma) ** 2)
     heatmaps: Tensor = spread[..., 1, :, None] * spread[..., 0, None, :]
     return heatmaps
 
@@ -156,19 +160,18 @@ def gaussian_heatmaps(places: Tensor, size: int, sigma: float) -> Tensor:
 def compute_loss(
     output: Output, points: Tensor, weights: Tensor, total: float, settings: LossSettings
 ) -> Tensor:
-    """Add up the losses of the coordinates and of what the head returns besides.
+    """Add up the losses of the coordinates and of the head's raw output.
 
     Args:
-        output: of the network.
+        output: output of the network.
         points: `(n, 106, 2)` true shares of the crop.
-        weights: `(n, 106)`; a point far outside the crop is left out as well.
-        total: what the weighted sums are divided by.
+        weights: `(n, 106)`; points far outside the crop are left out too.
+        total: divisor of the weighted sums.
         settings: kinds and weights of the losses.
     """
     inside = ((points > -MARGIN) & (points < 1 + MARGIN)).all(-1)
     weights = weights * inside
-    difference = 100 * (output.points - points)
-    values = POINT_LOSSES[settings.points](difference, settings.wing_width, settings.wing_curvature)
+    values = point_loss(100 * (output.points - points), settings)
     loss = settings.points_weight * weighted_mean(values, weights, total)
     if output.raw is None:
         return loss

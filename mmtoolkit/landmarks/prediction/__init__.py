@@ -1,1 +1,1 @@
-"""Points on pictures, folders, videos and from a camera, and the files written."""
+"""Points in pictures and videos, and the files written."""

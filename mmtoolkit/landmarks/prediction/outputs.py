@@ -3,9 +3,7 @@
 import csv
 import json
 import shutil
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,12 +11,11 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from mmtoolkit.core.errors import DataError, InputError, UsageError
+from mmtoolkit.core.errors import InputError, UsageError
 from mmtoolkit.landmarks.data.face import Image, official_box
 from mmtoolkit.landmarks.data.images import encode_image
 from mmtoolkit.landmarks.data.points import NAMES, Points
-from mmtoolkit.landmarks.data.read import unique_names
-from mmtoolkit.landmarks.data.text import read_points_txt, write_points_txt, write_pts
+from mmtoolkit.landmarks.data.text import write_points_txt, write_pts
 from mmtoolkit.landmarks.data.write import new_folder
 from mmtoolkit.landmarks.prediction.pictures import FoundFace, Prediction
 from mmtoolkit.landmarks.report import draw_points
@@ -41,7 +38,7 @@ def face_record(face: FoundFace) -> dict[str, Any]:
 
 
 class OutputFolder:
-    """A folder that predictions are written to as they come, so that memory does not grow.
+    """A folder that receives predictions one by one, so that memory does not grow.
 
     Use it as a context manager; `files` lists what has been written.
     """
@@ -56,7 +53,7 @@ class OutputFolder:
         Raises:
             UsageError: if the folder is not empty.
         """
-        self._was_there = folder.exists()
+        self._existed = folder.exists()
         self.folder = new_folder(folder)
         self.files: list[Path] = []
         self._writers: list[Callable[[Prediction], None]] = []
@@ -65,7 +62,7 @@ class OutputFolder:
             self._writers.append(KINDS[kind](self))
 
     def write(self, prediction: Prediction) -> None:
-        """Write one picture's faces in every kind that was asked for."""
+        """Write one picture's faces in every requested format."""
         for write in self._writers:
             write(prediction)
 
@@ -78,11 +75,11 @@ class OutputFolder:
         return stream
 
     def at_end(self, close: Callable[[], None]) -> None:
-        """Call something when all predictions have been written."""
+        """Register a function to call when all predictions are written."""
         self._closers.append(close)
 
     def path(self, name: str) -> Path:
-        """Name a file of the folder and make the folders above it."""
+        """Return the path of a new file in the folder; missing folders are made."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self.files.append(path)
@@ -95,18 +92,18 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what is open; where the input proved unusable, remove what was written."""
+        """Close open files; if the input was unusable, remove what was written."""
         for close in self._closers:
             close()
         if isinstance(error, InputError):
             for entry in [*self.folder.iterdir()]:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if not self._was_there:
+            if not self._existed:
                 self.folder.rmdir()
 
 
 def _json(folder: OutputFolder) -> Callable[[Prediction], None]:
-    """One object a line: the picture's name and its faces."""
+    """Write one object per line: the picture's name and its faces."""
     stream = folder.stream("predictions.jsonl")
 
     def write(prediction: Prediction) -> None:
@@ -117,7 +114,7 @@ def _json(folder: OutputFolder) -> Callable[[Prediction], None]:
 
 
 def _csv(folder: OutputFolder) -> Callable[[Prediction], None]:
-    """One row a point."""
+    """Write one row per point."""
     writer = csv.writer(folder.stream("points.csv"))
     writer.writerow(["name", "face", "point", "label", "x", "y", "score"])
 
@@ -132,7 +129,7 @@ def _csv(folder: OutputFolder) -> Callable[[Prediction], None]:
 
 
 def _each(suffix: str, below: str, render: Callable[[Prediction, FoundFace], bytes]) -> Any:
-    """Make a writer of one file a face: `<picture><suffix>`, the others (by track) `<picture>.1<suffix>`."""
+    """Make a writer of one file per face: `<picture><suffix>`, then `<picture>.1<suffix>` (or by track)."""
 
     def start(folder: OutputFolder) -> Callable[[Prediction], None]:
         def write(prediction: Prediction) -> None:
@@ -169,7 +166,7 @@ def draw_faces(prediction: Prediction) -> Image:
 
 def align_face(image: Image, points: Points, size: int = CROP) -> Image:
     """Cut out a face with level eyes, `(size, size, 3)`, as wide as the challenge's boxes."""
-    left, right = points[66:74].mean(0), points[75:83].mean(0)
+    left, right = points[66:74].mean(0), points[75:83].mean(0)  # the lids
     angle = float(np.arctan2(right[1] - left[1], right[0] - left[0]))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, sin], [-sin, cos]])
@@ -185,13 +182,13 @@ def align_face(image: Image, points: Points, size: int = CROP) -> Image:
 
 
 def _video(folder: OutputFolder) -> Callable[[Prediction], None]:
-    """One film of the frames with their boxes and points."""
+    """Write one video of the frames with their boxes and points."""
     writer = cv2.VideoWriter()
     folder.at_end(writer.release)
 
     def write(prediction: Prediction) -> None:
         if not prediction.rate:
-            raise UsageError(f"--format video goes with a video, not with {prediction.name}")
+            raise UsageError(f"`format` video goes with a video, not with {prediction.name}")
         drawn = cv2.cvtColor(draw_faces(prediction), cv2.COLOR_RGB2BGR)
         if not writer.isOpened():
             path, code = folder.path("overlay.mp4"), cv2.VideoWriter.fourcc(*"mp4v")
@@ -210,63 +207,4 @@ KINDS: dict[str, Callable[[OutputFolder], Callable[[Prediction], None]]] = {
     "video": _video,
     "crops": _each(".png", "crops", lambda p, face: encode_image(align_face(p.image, face.points), ".png")),
 }
-"""What `mmtk landmarks predict` can write."""
-
-
-def write_submission(predictions: Mapping[str, Points], names: Sequence[str], path: Path) -> None:
-    """Write predictions as a submission: a zip of one `<picture>.txt` for each picture.
-
-    Args:
-        predictions: `(106, 2)` by name of the picture.
-        names: of all pictures of the test set.
-        path: new zip.
-
-    Raises:
-        UsageError: if the file is there already or its name does not end in `.zip`.
-        DataError: if a picture has no prediction, or two have the same name.
-    """
-    check_new_zip(path)
-    unique_names(names)
-    missing = [name for name in names if name not in predictions]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(names)} pictures have no face, the first is {missing[0]}; "
-            "give them a .rect, or take --detector whole"
-        )
-    temporary = path.with_name(f".{path.name}")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names:
-            archive.writestr(f"{name}.txt", write_points_txt(predictions[name]))
-    check_submission(temporary, names)
-    temporary.replace(path)
-
-
-def check_new_zip(path: Path) -> None:
-    """See that a zip can be written.
-
-    Raises:
-        UsageError: if the file is there already, its folder is not, or its name does not end in `.zip`.
-    """
-    if path.suffix != ".zip" or path.exists() or not path.parent.is_dir():
-        raise UsageError(f"--output {path}: name a new file that ends in .zip, in a folder that is there")
-
-
-def check_submission(path: Path, names: Sequence[str]) -> None:
-    """Check that a zip holds one well-formed `.txt` for each picture and nothing else.
-
-    Raises:
-        DataError: naming what is missing, too much or malformed.
-    """
-    if not zipfile.is_zipfile(path):
-        raise DataError("not a zip", path=path)
-    root = zipfile.Path(path)
-    twice = [name for name, count in Counter(root.root.namelist()).items() if count > 1]
-    if twice:
-        raise DataError(f"holds {twice[0]} twice", path=path)
-    members = {entry.name: entry for entry in root.iterdir()}
-    wanted = {f"{name}.txt" for name in names}
-    for what, some in (("lacks", wanted - members.keys()), ("holds too much:", members.keys() - wanted)):
-        if some:
-            raise DataError(f"{what} {min(some)}" + f" and {len(some) - 1} more" * (len(some) > 1), path=path)
-    for member in members.values():
-        read_points_txt(member)
+"""Formats of `mmtk landmarks predict`."""

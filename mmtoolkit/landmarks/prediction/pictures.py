@@ -1,7 +1,7 @@
-"""Locate the points of every face in pictures, folders, videos and from a camera.
+"""Locate the points of every face in pictures.
 
-Pictures of a folder go through several threads, a few at a time in each: while one thread decodes, another
-is in the network. Only the blocks in work are in memory, however many pictures there are.
+Several threads process blocks of a few pictures each: while one thread decodes, another runs the network.
+Memory holds only the blocks in progress, whatever the number of pictures.
 """
 
 import itertools
@@ -12,27 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 import torch
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.data import text
-from mmtoolkit.landmarks.data.face import Boxes, Image, intersection_over_union, official_box
+from mmtoolkit.landmarks.data.face import Boxes, Image, official_box
 from mmtoolkit.landmarks.data.images import PICTURES, crop_squares, from_square, read_image, square_boxes
 from mmtoolkit.landmarks.data.points import Points
 from mmtoolkit.landmarks.data.pose import head_pose
 from mmtoolkit.landmarks.detection.detect import Detector
 from mmtoolkit.landmarks.load import Landmarker
-from mmtoolkit.landmarks.prediction.smooth import OVERLAP, Tracker
-
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-"""Suffixes of videos."""
-SURE = 0.02
-"""Mean score of the points below which a face on video counts as lost.
-
-A network trained on photographs gives real faces 0.04 to 0.13 and the scenery beside them 0.004 to 0.014."""
-
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,12 +33,12 @@ class FoundFace:
     """A face that was found.
 
     Attributes:
-        box: `(4,)` left, top, right, bottom where it was looked for.
-        box_score: how sure the detector is; 1 where the box was given.
+        box: `(4,)` left, top, right, bottom in which it was searched.
+        box_score: confidence of the detector; 1 for a given box.
         points: `(106, 2)` pixels in JD order.
-        scores: `(106,)` in [0, 1], how sure the network is of each point.
+        scores: `(106,)` in [0, 1], confidence of the network in each point.
         pose: yaw, pitch, roll in degrees.
-        track: number of the face within a video, -1 elsewhere.
+        track: number of the face within a video, -1 for pictures.
     """
 
     box: Boxes
@@ -61,13 +51,13 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture or frame and its faces, the largest first; none is an empty list.
+    """A picture or frame and its faces, the largest first; the list is empty if there is none.
 
     Attributes:
-        name: of the picture, or the frame's number.
+        name: name of the picture, or number of the frame.
         image: `(height, width, 3)` RGB.
-        faces: what was found.
-        rate: frames a second of the video, 0 elsewhere.
+        faces: the faces found.
+        rate: frames per second of the video, 0 for pictures.
     """
 
     name: str
@@ -78,7 +68,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the disk, and its box where a `.rect` file gives one."""
+    """A picture file, and its box if a `.rect` file gives one."""
 
     name: str
     path: Path
@@ -103,7 +93,7 @@ def list_pictures(path: Path) -> list[Picture]:
 
 
 def _is_picture(file: Path, root: Path) -> bool:
-    """Tell pictures by their suffix; what is hidden, or lies in something hidden below `root`, is none."""
+    """Return whether a file has a picture's suffix and neither it nor a folder below `root` is hidden."""
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     return file.suffix.lower() in PICTURES and not hidden
 
@@ -112,7 +102,7 @@ def _box_beside(file: Path) -> Boxes | None:
     beside = [file.with_name(f"{file.name}.rect"), file.with_suffix(".rect")]
     if file.parent.name == "picture":
         beside.append(file.parent.parent / "rect" / f"{file.name}.rect")
-    return next((text.read_rect(place) for place in beside if place.is_file()), None)
+    return next((text.read_rect(path) for path in beside if path.is_file()), None)
 
 
 def find_faces(
@@ -129,6 +119,7 @@ def find_faces(
     Returns:
         For each picture its faces, the largest first.
     """
+    # one row for each face of any picture, so that all faces go through the network in one batch
     owners = [number for number, some in enumerate(boxes) for _ in some]
     found: list[list[FoundFace]] = [[] for _ in images]
     if not owners:
@@ -165,16 +156,15 @@ def predict_pictures(
 
     Args:
         landmarker: the network.
-        pictures: from :func:`list_pictures`; a box that comes with a picture is used as it is.
+        pictures: from :func:`list_pictures`; a given box is used unchanged.
         detector: for pictures without a box; None if all have one.
         passes: see :func:`find_faces`.
-        batch_size: pictures whose faces go through the network at once; as many are in memory for each
-            worker, and larger ones are hardly quicker.
-        workers: threads, each of which reads, detects and locates whole blocks; None: as many as there are
-            cores.
+        batch_size: pictures whose faces share a batch; each worker holds that many in memory, and larger
+            batches are hardly faster.
+        workers: threads, each of which reads, detects and locates whole blocks; None: one per core.
 
     Raises:
-        DataError: if a file is no picture, or its box lies beside it.
+        DataError: if a file is no picture, or its box is outside of it.
         UsageError: if a picture has no box and there is no detector.
     """
 
@@ -183,10 +173,10 @@ def predict_pictures(
         if picture.box is not None:
             height, width = image.shape[:2]
             if (picture.box[:2] >= [width, height]).any() or (picture.box[2:] <= 0).any():
-                raise DataError(f"its box lies beside the picture of {width} x {height}", path=picture.path)
+                raise DataError(f"its box is outside the picture of {width} x {height}", path=picture.path)
             return picture.name, image, np.append(picture.box, 1).astype(np.float32)[None]
         if detector is None:
-            raise UsageError(f"{picture.path}: no .rect file gives its box; choose a --detector")
+            raise UsageError(f"{picture.path}: no .rect file gives its box; choose a `detector`")
         return picture.name, image, detector(image)
 
     def locate(block: Sequence[Picture]) -> list[Prediction]:
@@ -201,15 +191,15 @@ def predict_pictures(
 
 
 def core_count() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Apply `work` to items in threads, at most `ahead` of them before they are asked for; in order."""
-    # the workers share the cores already: torch's own threads on top of them would only get in the way
+    """Apply `work` to items in threads and yield the results in order, with at most `ahead` in progress."""
+    # the workers already occupy all cores: torch's own threads would compete with them
     start = None if workers == 1 else lambda: torch.set_num_threads(1)
     with ThreadPoolExecutor(workers, initializer=start) as pool:
         rest = iter(items)
@@ -222,77 +212,3 @@ def read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def read_video(source: Path | int, limit: int = 0) -> Iterator[tuple[float, Image]]:
-    """Read the frames of a video file, or of the camera with a number, with the rate in Hz.
-
-    Args:
-        source: file or number of a camera.
-        limit: stop after so many frames; 0: at the end.
-
-    Raises:
-        DataError: if it cannot be opened or holds no frame.
-    """
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below, once
-    capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-    try:
-        rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
-        for number in itertools.count():
-            there, frame = capture.read()
-            if not there:
-                if not number:
-                    what = f"camera {source}" if isinstance(source, int) else str(source)
-                    raise DataError(f"{what}: cannot be opened as a video, or holds no frame")
-                return
-            yield rate, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-            if number + 1 == limit:
-                return
-    finally:
-        capture.release()
-
-
-def predict_video(
-    landmarker: Landmarker,
-    frames: Iterable[tuple[float, Image]],
-    detector: Detector,
-    *,
-    smooth: bool = True,
-    detect_every: int = 10,
-) -> Iterator[Prediction]:
-    """Locate and follow the faces of a video.
-
-    Between detections, and where a detection misses it, a face is looked for in the box of its last points;
-    one whose points have become unsure is dropped and looked for anew.
-
-    Args:
-        landmarker: the network.
-        frames: from :func:`read_video`.
-        detector: finds new faces.
-        smooth: filter the points, see :class:`mmtoolkit.landmarks.prediction.smooth.OneEuroFilter`.
-        detect_every: frames from one detection to the next.
-    """
-    tracker, known = Tracker(smooth=smooth), np.empty((0, 5), np.float32)
-    for number, (rate, image) in enumerate(frames):
-        tracker.rate = rate
-        fresh = number % detect_every == 0 or not len(known)
-        boxes = join_boxes(detector(image), known) if fresh else known
-        passes = 2 if fresh else 1
-        faces = [f for f in find_faces(landmarker, [image], [boxes], passes)[0] if f.scores.mean() > SURE]
-        raw = np.stack([f.points for f in faces]) if faces else np.empty((0, 106, 2), np.float32)
-        numbers, points = tracker.update(raw)
-        # the raw points place the next box: a filtered one lags behind
-        known = np.array([[*official_box(f.points), f.box_score] for f in faces], np.float32).reshape(-1, 5)
-        followed = [
-            FoundFace(face.box, face.box_score, one, face.scores, head_pose(one), track)
-            for face, one, track in zip(faces, points, numbers, strict=True)
-        ]
-        yield Prediction(f"{number:06d}", image, followed, rate)
-
-
-def join_boxes(found: Boxes, known: Boxes) -> Boxes:
-    """Add the known boxes `(n, 5)` that overlap none of the found ones `(m, 5)`."""
-    missed = [
-        box for box in known if all(intersection_over_union(box[:4], one[:4]) < OVERLAP for one in found)
-    ]
-    return np.concatenate([found, np.array(missed, np.float32).reshape(-1, 5)])

@@ -1,4 +1,4 @@
-"""Steady points on video: faces are followed from frame to frame and filtered with the One-Euro filter."""
+"""Smooth points on video: faces are tracked from frame to frame and filtered with the One-Euro filter."""
 
 from dataclasses import dataclass, field
 
@@ -16,13 +16,13 @@ OVERLAP = 0.3
 class OneEuroFilter:
     """One-Euro filter of Casiez et al. (CHI 2012): smooth at rest, quick in motion.
 
-    Works on points in units of the face's size, so that its settings hold at every distance.
+    Speeds are relative to the face's size, so that the settings hold at every distance from the camera.
 
     Attributes:
-        rate: frames a second.
+        rate: frames per second.
         min_cutoff: cut-off at rest in Hz; lower is steadier.
-        beta: how much the cut-off rises with speed (face sizes a second); higher is quicker.
-        derivative_cutoff: cut-off of the speed's own filter in Hz.
+        beta: increase of the cut-off with speed (face sizes per second); higher follows faster.
+        derivative_cutoff: cut-off in Hz of the filter of the speed.
     """
 
     rate: float = 30.0
@@ -42,7 +42,7 @@ class OneEuroFilter:
         speed = (points - self._value) * self.rate / size
         share = self._share(np.float32(self.derivative_cutoff))
         self._speed = (self._speed + share * (speed - self._speed)).astype(np.float32)
-        # the face moves as a whole: its mean speed decides, single noisy points do not
+        # a face moves as a whole: its mean speed sets the cut-off, so that noisy single points do not
         pace = np.linalg.norm(self._speed.mean(0))
         own = np.linalg.norm(self._speed, axis=1, keepdims=True)
         cutoff = self.min_cutoff + self.beta * np.maximum(pace, own - 0.1).clip(min=0) ** 2
@@ -56,12 +56,12 @@ class OneEuroFilter:
 
 @dataclass
 class Tracker:
-    """Give each face of a video its number and its own filter.
+    """Gives each face of a video a number and its own filter.
 
     Attributes:
-        rate: frames a second.
+        rate: frames per second.
         smooth: filter the points.
-        overlap: least intersection over union with the last frame's box to be the same face.
+        overlap: least intersection over union with the box in the last frame of the same face.
     """
 
     rate: float = 30.0
@@ -74,7 +74,7 @@ class Tracker:
         """Follow the faces of the next frame.
 
         Args:
-            points: `(n, 106, 2)` as the network found them.
+            points: `(n, 106, 2)` from the network.
 
         Returns:
             A number for each face and the filtered points `(n, 106, 2)`.

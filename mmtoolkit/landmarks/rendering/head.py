@@ -1,6 +1,6 @@
-"""Procedural heads: a layout of points seen from the front, lifted onto a head-shaped surface.
+"""Procedural heads: a frontal layout of points, lifted onto a head-shaped surface.
 
-Lengths are in units of about 70 mm; the origin lies between the pupils. Axes as in
+Lengths are in units of about 70 mm; the origin is between the pupils. Axes as in
 :mod:`mmtoolkit.landmarks.rendering.render`.
 """
 
@@ -45,14 +45,17 @@ _TURN = np.pi * (0.35 * _ACROSS + 0.65 * _ACROSS**3)
 
 @dataclass(frozen=True)
 class Head:
-    """A face's shape: its points from the front and what lifts them off the page.
+    """The shape of a face: its points from the front and their depths.
 
     Attributes:
-        layout: `(106, 2)`; the contour's 33 points are left to the pose.
-        outline: `(n, 2)` height and half width of the head; `middle` and `depth` give each height's
-            centre and half depth.
-        nose: how far the nose stands out; `bulge` does so for lips, chin, cheeks and brow ridge.
-        iris: its radius; `pupils` `(2, 2)` where the eyes look.
+        layout: `(106, 2)`; the 33 points of the contour depend on the pose and are not set.
+        outline: `(n, 2)` height and half width of the head.
+        middle: `(n, 2)` height and depth of the centre.
+        depth: `(n, 2)` height and half depth.
+        nose: protrusion of the nose.
+        bulge: `(4,)` protrusion of brow ridge, lips, chin and cheeks.
+        iris: radius of the irises.
+        pupils: `(2, 2)` positions of the pupils.
     """
 
     layout: Array
@@ -68,10 +71,6 @@ class Head:
     def chin(self) -> float:
         """Height of the chin."""
         return float(self.outline[-1, 0])
-
-
-def _mirrored(half: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(-x, y) for x, y in half]
 
 
 def mean_layout() -> Array:
@@ -117,14 +116,14 @@ def _scale(layout: Array, parts: list[int], centre: tuple[float, float], by: tup
 
 
 def _vary_identity(layout: Array, outline: Array, rng: np.random.Generator) -> None:
-    """Change sizes and places of the parts, mostly alike on both sides."""
+    """Vary sizes and positions of the parts, mostly symmetrically."""
 
     def factor(deviation: float) -> float:
         return float(np.exp(rng.normal(0, deviation)))
 
     slant, brow_lift, brow_tilt = rng.normal(0, 0.10), rng.normal(0, 0.06), rng.normal(0, 0.12)
     eye, brow, thick = (factor(0.10), factor(0.18)), (factor(0.10), factor(0.2)), factor(0.35)
-    apart = rng.normal(0, 0.025)
+    spacing = rng.normal(0, 0.025)
     for side, x in ((range(33, 42), -0.55), (range(42, 51), 0.55)):
         points = list(side)
         _scale(layout, points, (x, -0.41), brow)
@@ -133,7 +132,7 @@ def _vary_identity(layout: Array, outline: Array, rng: np.random.Generator) -> N
     for points, x in (([*range(66, 75), 104], -0.45), ([*range(75, 84), 105], 0.45)):
         _scale(layout, points, (x, 0), eye)
         layout[points, 1] -= slant * (np.abs(layout[points, 0]) - 0.45)
-        layout[points, 0] += np.sign(x) * apart
+        layout[points, 0] += np.sign(x) * spacing
     length = factor(0.07)
     _scale(layout, list(range(51, 66)), (0, 0), (1, length))
     _scale(layout, list(range(56, 65)), (0, 0), (factor(0.12), 1))
@@ -186,7 +185,7 @@ def _vary_expression(layout: Array, outline: Array, rng: np.random.Generator) ->
 
 
 def lift(head: Head, flat: Array, turn: Array | None = None) -> Array:
-    """Put points seen from the front onto the head.
+    """Project points seen from the front onto the head.
 
     Args:
         head: the head.
@@ -216,7 +215,7 @@ def _bump(x: Array, y: Array, at: tuple[float, float], width: float, height: flo
 
 
 def _relief(head: Head, x: Array, y: Array) -> Array:
-    """Return how far nose, lips, brow ridge, chin and cheeks stand out, eye sockets in."""
+    """Return the relief: nose, lips, brow ridge, chin and cheeks protrude, eye sockets recede."""
     points = head.layout
     root, tip, base = points[51, 1], points[54, 1], points[60, 1]
     lips, inner = points[[87, 93], 1], points[[98, 102], 1].mean()
@@ -236,20 +235,20 @@ def _relief(head: Head, x: Array, y: Array) -> Array:
     return total
 
 
-def contour_strips(head: Head, places: int = 24) -> Array:
-    """Return the places `(33, places, 3)` that each contour point may take at a turned pose."""
+def contour_strips(head: Head, positions: int = 24) -> Array:
+    """Return the positions `(33, positions, 3)` that each contour point may take at a turned pose."""
     outline = head.outline[head.outline[:, 0] > CONTOUR_TOP]
     start = np.interp(CONTOUR_TOP, head.outline[:, 0], head.outline[:, 1])
     left = np.concatenate([[(-start, CONTOUR_TOP)], outline[:, ::-1] * (-1, 1)])
     height = even_spacing(left.astype(np.float32), 17)[:, 1]
     height = np.concatenate([height, height[-2::-1]])
-    turn = np.radians(np.linspace(88, 28, places))[None] * np.sign(np.arange(33) - 16)[:, None]
-    flat = np.stack([np.zeros(33 * places), np.repeat(height, places)], axis=1)
-    return lift(head, flat.astype(np.float32), turn.ravel()).reshape(33, places, 3)
+    turn = np.radians(np.linspace(88, 28, positions))[None] * np.sign(np.arange(33) - 16)[:, None]
+    flat = np.stack([np.zeros(33 * positions), np.repeat(height, positions)], axis=1)
+    return lift(head, flat.astype(np.float32), turn.ravel()).reshape(33, positions, 3)
 
 
 def surface(head: Head) -> tuple[Array, Array, NDArray[np.int32]]:
-    """Return the head's vertices `(n, 3)`, texture places `(n, 2)` in pixels, and triangles."""
+    """Return the head's vertices `(n, 3)`, texture positions `(n, 2)` in pixels, and triangles."""
     turn = np.interp(np.linspace(-1, 1, COLUMNS), _ACROSS, _TURN)
     height = np.concatenate([np.linspace(-1.8, -0.6, 22), np.linspace(-0.58, head.chin, ROWS - 22)])
     turns, heights = (a.ravel() for a in np.meshgrid(turn, height))
@@ -263,8 +262,8 @@ def surface(head: Head) -> tuple[Array, Array, NDArray[np.int32]]:
     return vertices, _unroll(turns, heights), triangles.astype(np.int32)
 
 
-def texture_places(head: Head, flat: Array) -> Array:
-    """Return where points seen from the front `(n, 2)` stand in the texture, in pixels."""
+def texture_positions(head: Head, flat: Array) -> Array:
+    """Return the texture coordinates in pixels of points seen from the front, `(n, 2)`."""
     width = np.interp(flat[:, 1], head.outline[:, 0], head.outline[:, 1])
     turn = np.arcsin(np.clip(flat[:, 0] / np.maximum(width, 1e-3), -1, 1))
     return _unroll(turn, flat[:, 1])
@@ -272,5 +271,5 @@ def texture_places(head: Head, flat: Array) -> Array:
 
 def _unroll(turn: Array, height: Array) -> Array:
     across = np.interp(turn, _TURN, _ACROSS)
-    places = np.stack([(across + 1) / 2, (height - TOP) / SPAN], axis=1) * (TEXTURE - 1)
-    return places.astype(np.float32)
+    positions = np.stack([(across + 1) / 2, (height - TOP) / SPAN], axis=1) * (TEXTURE - 1)
+    return positions.astype(np.float32)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mmtoolkit.landmarks.rendering.head import SPAN, TEXTURE, TOP, Head, texture_places
+from mmtoolkit.landmarks.rendering.head import SPAN, TEXTURE, TOP, Head, texture_positions
 from mmtoolkit.landmarks.rendering.render import Array
 
 _SKINS = np.array(
@@ -46,9 +46,9 @@ def paint_head(head: Head, rng: np.random.Generator) -> Array:
 
 def _pick(palette: NDArray[np.int64], rng: np.random.Generator) -> Array:
     """Return a colour between two neighbours of a palette."""
-    place = rng.random() * (len(palette) - 1)
-    first = int(place)
-    colour: Array = palette[first] + (palette[first + 1] - palette[first]) * (place - first)
+    position = rng.random() * (len(palette) - 1)
+    first = int(position)
+    colour: Array = palette[first] + (palette[first + 1] - palette[first]) * (position - first)
     shade = rng.normal(1, 0.08) * rng.normal(1, 0.025, 3)
     varied: Array = (np.clip(colour * shade, 4, 255) / 255).astype(np.float32)
     return varied
@@ -75,7 +75,7 @@ class _Mask:
 
 
 def _cut(lines: list[Array], blur: float, width: int = 0, *, closed: bool = False) -> _Mask:
-    """Fill polygons, or draw lines of a width, with a soft edge, in the small part that they cover."""
+    """Fill polygons or draw lines of a width, with soft edges, in the part of the texture that they cover."""
     margin = int(3 * blur) + width + 2
     corners = np.concatenate(lines)
     left, top = np.clip(corners.min(0).astype(int) - margin, 0, TEXTURE - 2)
@@ -115,11 +115,11 @@ def _smooth(points: Array, steps: int = 4) -> Array:
 def _spot(head: Head, at: tuple[float, float], radius: tuple[float, float]) -> Array:
     angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius + at
-    return texture_places(head, ring.astype(np.float32))
+    return texture_positions(head, ring.astype(np.float32))
 
 
 def _tint(texture: Array, head: Head, rng: np.random.Generator) -> None:
-    """Uneven skin: blotches, pores, blushed cheeks, darker sockets, folds beside the mouth."""
+    """Paint uneven skin: blotches, pores, red cheeks, darker sockets, folds beside the mouth."""
     texture *= (1 + 0.05 * noise(TEXTURE, 7, rng) + 0.02 * noise(TEXTURE, 110, rng))[..., None]
     pale = np.array([0.0, 0.22, 0.24], np.float32)
     depth, folds = rng.uniform(0.03, 0.25), rng.uniform(0, 0.3)
@@ -129,7 +129,7 @@ def _tint(texture: Array, head: Head, rng: np.random.Generator) -> None:
     for side in (-1, 1):
         _darken(texture, _cut([_spot(head, (side * 0.55, 0.5), (0.28, 0.24))], 12), blush)
         _darken(texture, _cut([_spot(head, (side * 0.43, -0.02), (0.27, 0.17))], 6), depth)
-        line = texture_places(head, (fold * (side, 1)).astype(np.float32))
+        line = texture_positions(head, (fold * (side, 1)).astype(np.float32))
         _darken(texture, _cut([line], 2.5, 2), folds)
     for _ in range(rng.poisson(2)):
         at = (rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 1.5))
@@ -141,8 +141,8 @@ def _eyes(texture: Array, head: Head, skin: Array, rng: np.random.Generator) -> 
     lash = rng.uniform(0.1, 0.9)
     for rim, pupil in (([*range(66, 74)], head.pupils[0]), ([*range(75, 83)], head.pupils[1])):
         outline = _smooth(head.layout[rim])
-        place = texture_places(head, outline)
-        opening = _cut([place], 0.5)
+        rim_line = texture_positions(head, outline)
+        opening = _cut([rim_line], 0.5)
         whole = np.zeros((TEXTURE, TEXTURE, 1), np.float32)
         whole[opening.where] = opening.share
         _blend(texture, opening, white * np.array([1, 0.96, 0.94], np.float32))
@@ -154,9 +154,9 @@ def _eyes(texture: Array, head: Head, skin: Array, rng: np.random.Generator) -> 
             (glint, 0.018, 1.0),
         ):
             _blend(texture, _cut([_spot(head, at, (radius, radius))], 0.4) * whole, colour)
-        upper = place[: len(place) // 2 + 1]
+        upper = rim_line[: len(rim_line) // 2 + 1]
         _blend(texture, _cut([upper], 0.6, 1 + (lash > 0.5)) * (0.35 + 0.6 * lash), skin * 0.15)
-        crease = texture_places(head, head.layout[rim[:5]] - np.array([0, 0.07], np.float32))
+        crease = texture_positions(head, head.layout[rim[:5]] - np.array([0, 0.07], np.float32))
         _blend(texture, _cut([crease], 1.2, 1) * 0.4, skin * 0.55)
 
 
@@ -164,14 +164,14 @@ def _brows(texture: Array, head: Head, hair: Array, rng: np.random.Generator) ->
     colour, strength = hair * rng.uniform(0.4, 0.9), rng.uniform(0.35, 0.95)
     rough = np.clip(1 + 0.35 * noise(TEXTURE, 120, rng), 0, 1)[..., None]
     for brow in (range(33, 42), range(42, 51)):
-        place = texture_places(head, _smooth(head.layout[list(brow)]))
-        _blend(texture, _cut([place], rng.uniform(0.8, 1.8)) * strength * rough, colour)
+        area = texture_positions(head, _smooth(head.layout[list(brow)]))
+        _blend(texture, _cut([area], rng.uniform(0.8, 1.8)) * strength * rough, colour)
 
 
 def _mouth(texture: Array, head: Head, skin: Array, rng: np.random.Generator) -> None:
-    outer = texture_places(head, _smooth(head.layout[84:96]))
+    outer = texture_positions(head, _smooth(head.layout[84:96]))
     inner_points = _smooth(head.layout[96:104])
-    inner = texture_places(head, inner_points)
+    inner = texture_positions(head, inner_points)
     colour = np.clip(skin * np.array([0.85, 0.55, 0.55]) * rng.normal(1, 0.1, 3), 0, 1)
     if rng.random() < 0.25:
         colour = np.array([rng.uniform(0.4, 0.85), rng.uniform(0.02, 0.25), rng.uniform(0.05, 0.3)])
@@ -183,7 +183,8 @@ def _mouth(texture: Array, head: Head, skin: Array, rng: np.random.Generator) ->
         teeth = inner_points.copy()
         teeth[:, 1] = np.minimum(teeth[:, 1], head.layout[98, 1] + rng.uniform(0.08, 0.16))
         tone = np.float32(rng.uniform(0.65, 0.95))
-        _blend(texture, _cut([texture_places(head, teeth)], 0.6), tone * np.array([1, 0.97, 0.9], np.float32))
+        row = _cut([texture_positions(head, teeth)], 0.6)
+        _blend(texture, row, tone * np.array([1, 0.97, 0.9], np.float32))
     if gap > 0.2:
         tongue = _spot(head, (0, float(head.layout[102, 1]) - 0.1), (0.16, 0.08))
         _blend(texture, _cut([tongue], 2) * 0.8, np.array([0.6, 0.25, 0.25], np.float32))
@@ -191,30 +192,30 @@ def _mouth(texture: Array, head: Head, skin: Array, rng: np.random.Generator) ->
 
 
 def _nose(texture: Array, head: Head) -> None:
-    """Nostrils, and the shadow where the wings meet the cheek."""
+    """Paint the nostrils, and the shadow between wings and cheek."""
     points = head.layout
     for x in points[[59, 61], 0]:
         _darken(
             texture, _cut([_spot(head, (float(x), float(points[60, 1]) - 0.035), (0.055, 0.03))], 1.2), 0.75
         )
     for line in (points[56:61], points[60:65]):
-        _darken(texture, _cut([texture_places(head, line)], 1.0, 1), 0.45)
+        _darken(texture, _cut([texture_positions(head, line)], 1.0, 1), 0.45)
 
 
 def _beard(texture: Array, head: Head, hair: Array, rng: np.random.Generator) -> None:
     base, corner, chin = head.layout[60, 1], head.layout[84], head.chin
     ring = [(-1.2, 0.35), (-0.75, 0.7), (corner[0] - 0.1, base + 0.14), (0, base + 0.08)]
     ring += [(-x, y) for x, y in ring[-2::-1]] + [(1.3, chin + 0.3), (-1.3, chin + 0.3)]
-    if rng.random() < 0.4:  # a moustache, or hair on the chin alone
+    if rng.random() < 0.4:  # only a moustache, or only hair on the chin
         top, low = (base + 0.04, corner[1] - 0.02) if rng.random() < 0.5 else (corner[1] + 0.22, chin + 0.2)
         ring = [(-0.4, top), (0.4, top), (0.4, low), (-0.4, low)]
-    area = texture_places(head, np.array(ring, np.float32))
+    area = texture_positions(head, np.array(ring, np.float32))
     rough = np.clip(0.75 + 0.3 * noise(TEXTURE, 150, rng), 0, 1)[..., None]
     _blend(texture, _cut([area], 5) * rough * rng.uniform(0.15, 0.95), hair * 0.8)
 
 
 def _hair(texture: Array, hair: Array, rng: np.random.Generator) -> None:
-    """Hair above a hairline that runs from ear to ear; sometimes a fringe, sometimes none."""
+    """Paint hair above a line from ear to ear; sometimes a fringe, sometimes none."""
     if rng.random() < 0.08:
         return
     turn = np.linspace(0, TEXTURE - 1, 40)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-"""Numbers of some kind; docstrings say of which shape."""
+"""An array of numbers; the docstrings give its shape."""
 
 
 def rotation_matrix(yaw: float, pitch: float, roll: float) -> Array:
@@ -59,6 +59,7 @@ def _rasterise(
                 u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
                 v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
                 w = 1 - u - v
+                # barycentric coordinates are all positive inside the triangle, whatever its orientation
                 if u < -1e-6 or v < -1e-6 or w < -1e-6:
                     continue
                 z = u * screen[a, 2] + v * screen[b, 2] + w * screen[c, 2]
@@ -75,17 +76,17 @@ _compiled: Any = numba.njit(cache=True)(_rasterise)
 def rasterise(
     screen: Array, triangles: NDArray[np.int32], attributes: Array, height: int, width: int
 ) -> tuple[Array, Array]:
-    """Draw triangles with a z-buffer and interpolate what their vertices carry.
+    """Draw triangles with a z-buffer and interpolate the attributes of their vertices.
 
     Args:
         screen: `(vertices, 3)`, pixel coordinates and depth, nearer is larger.
         triangles: `(triangles, 3)` vertex numbers, in either orientation.
         attributes: `(vertices, channels)` values to interpolate.
-        height: of the image in pixels.
-        width: of the image in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
 
     Returns:
-        The attributes `(height, width, channels)` and the depth `(height, width)`, -inf where nothing is.
+        The attributes `(height, width, channels)` and the depth `(height, width)`, -inf at uncovered pixels.
     """
     image, depth = _compiled(
         np.ascontiguousarray(screen, np.float32),
@@ -100,24 +101,24 @@ def rasterise(
 def visible_contour(strips: Array) -> Array:
     """Move contour points of a turned head to its silhouette.
 
-    A strip holds the places that a contour point may take: it starts on the jaw line and runs over
-    the cheek. Where the cheek hides the jaw, the outermost place of the strip is the visible contour.
+    A strip holds the positions that a contour point may take: it starts on the jaw line and runs over
+    the cheek. Where the cheek hides the jaw, the outermost position of the strip is the visible contour.
 
     Args:
-        strips: `(contour, places, 2)` projected to the image, the jaw line first; the chin's strip
-            stands in the middle.
+        strips: `(contour, positions, 2)` projected to the image, the jaw line first; the chin's strip is the
+            middle one.
 
     Returns:
         `(contour, 2)`, evenly spaced from both ends to the chin.
     """
     half = len(strips) // 2
-    contour = strips[np.arange(len(strips)), outermost_places(strips)]
+    contour = strips[np.arange(len(strips)), outermost_positions(strips)]
     left, right = even_spacing(contour[: half + 1], half + 1), even_spacing(contour[half:], half + 1)
     return np.concatenate([left, right[1:]])
 
 
-def outermost_places(strips: Array) -> NDArray[np.int64]:
-    """Return which place of each strip `(contour, places, 2)` lies farthest out; the chin keeps its first."""
+def outermost_positions(strips: Array) -> NDArray[np.int64]:
+    """Return the outermost position of each strip `(contour, positions, 2)`; for the chin the first."""
     half = len(strips) // 2
     reach = strips @ (strips[-1, 0] - strips[0, 0])
     reach[:half] *= -1

@@ -1,4 +1,4 @@
-"""What stands around a face in a picture: backgrounds, light, things in front of it, a camera's faults."""
+"""Surroundings of a face: backgrounds, light, occluders, and the defects of a camera."""
 
 import cv2
 import numpy as np
@@ -63,10 +63,10 @@ def light_factor(normals: Array, rng: np.random.Generator) -> tuple[Array, Array
 
     Args:
         normals: `(pixels, 3)` unit normals, z towards the viewer.
-        rng: source of the lights.
+        rng: draws the lights.
 
     Returns:
-        What to multiply the skin by `(pixels, 3)`, and the highlights to add `(pixels, 1)`.
+        The factor on the colour of the skin `(pixels, 3)`, and the highlights to add `(pixels, 1)`.
     """
     warmth = (1 + rng.normal(0, 0.06) * np.array([1, 0, -1])).astype(np.float32)
     factor = np.full(normals.shape, rng.uniform(0.3, 0.65), np.float32)
@@ -83,7 +83,7 @@ def light_factor(normals: Array, rng: np.random.Generator) -> tuple[Array, Array
 
 
 def draw_occluder(picture: Array, box: Array, rng: np.random.Generator) -> None:
-    """Put one thing in front of a face, such as a hand, a cup or a strip of cloth, in place."""
+    """Draw one occluder, such as a hand, a cup or a strip of cloth, in front of a face, in place."""
     size = box[2:] - box[:2]
     edge = rng.uniform(0, 2 * np.pi)
     at = (box[:2] + box[2:]) / 2 + 0.55 * size * [np.cos(edge), np.sin(edge)]

@@ -1,1 +1,1 @@
-"""The state of a run: set up, step, save, restore."""
+"""State and loop of a training run."""

@@ -59,16 +59,16 @@ def test_without_changes_a_batch_is_the_official_crop(crops):
     assert ((width > 0.4) & (width < 0.9)).all()
 
 
-def test_the_draws_alone_decide(crops):
+def test_a_batch_depends_on_its_draws_alone(crops):
     rows, settings = np.arange(12), AugmentSettings()
-    first, again = (make_batch(crops, rows, MODEL, settings, np.random.default_rng(7)) for _ in range(2))
+    first, repeated = (make_batch(crops, rows, MODEL, settings, np.random.default_rng(7)) for _ in range(2))
     other = make_batch(crops, rows, MODEL, settings, np.random.default_rng(8))
-    assert first.images.equal(again.images)
-    assert first.points.equal(again.points)
+    assert first.images.equal(repeated.images)
+    assert first.points.equal(repeated.points)
     assert not first.images.equal(other.images)
 
 
-def test_a_part_is_that_part_of_the_whole(crops):
+def test_a_part_of_a_batch_equals_that_part_of_the_whole(crops):
     """Without other faces in front: those come from the same process's pictures."""
     settings = AugmentSettings(occlusion=0)
     whole = make_batch(crops, np.arange(12), MODEL, settings, np.random.default_rng(7))
@@ -105,7 +105,7 @@ def test_a_border_blackens_the_side_it_names(side, black):
     np.testing.assert_array_equal(image, wanted)
 
 
-def test_turned_faces_are_drawn_as_often_as_balance_asks(crops):
+def test_pose_balance_sets_how_often_turned_faces_are_drawn(crops):
     yaw = np.array([0] * 9 + [50] * 3, np.float32)
     crops = dataclasses.replace(crops, yaw=yaw)
     assert draw_probabilities(crops, 0.0, 0.5)[9:].sum() == pytest.approx(0.25)

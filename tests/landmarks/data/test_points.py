@@ -13,30 +13,33 @@ from mmtoolkit.landmarks.data.points import (
     SCHEMES,
     SUBSET_79,
     conversion,
-    convert,
-    flip_points,
 )
 
 shapes = arrays(np.float32, (106, 2), elements=st.floats(-500, 500, width=32))
 
 
+def mirrored(points, width):
+    """Mirror points together with a picture of this width."""
+    return points[FLIP] * [-1, 1] + [width - 1, 0]
+
+
 @given(shapes, st.integers(1, 2000))
 def test_two_flips_are_none(shape, width):
-    np.testing.assert_allclose(flip_points(flip_points(shape, width), width), shape, atol=1e-3)
+    np.testing.assert_allclose(mirrored(mirrored(shape, width), width), shape, atol=1e-3)
 
 
 @pytest.mark.parametrize("scheme", ["jd106", "insightface106", "sensetime106", "wflw98"])
 @given(data=st.data())
 def test_orders_round_trip(scheme, data):
     size = (SCHEMES[scheme], 2)
-    there = data.draw(arrays(np.float32, size, elements=st.floats(-500, 500, width=32)))
-    jd, known = convert(there, scheme, "jd106")
+    found = data.draw(arrays(np.float32, size, elements=st.floats(-500, 500, width=32)))
+    jd, known = conversion(scheme, "jd106")(found)
     back, known_back = conversion("jd106", scheme)(jd, known)
     assert known_back.all()
-    np.testing.assert_allclose(back, there, atol=1e-4)
+    np.testing.assert_allclose(back, found, atol=1e-4)
 
 
-def test_tables_are_whole():
+def test_tables_are_complete():
     assert sorted(FLIP) == list(range(106))
     assert sorted(i for part in PARTS.values() for i in part) == list(range(106))
     assert len(SUBSET_79) == len(set(SUBSET_79)) == 79
@@ -60,14 +63,14 @@ def test_flipping_a_scheme_that_maps_from_jd_agrees_with_jd():
 
 @pytest.mark.parametrize("source", SCHEMES)
 @pytest.mark.parametrize("target", SCHEMES)
-def test_maps_keep_a_shift(source, target):
+def test_conversions_commute_with_a_shift(source, target):
     """Rows of known points sum to 1: a face that moves is converted to one that moved as much."""
     found = conversion(source, target)
     assert found.matrix.shape == (SCHEMES[target], SCHEMES[source])
     np.testing.assert_allclose(found.matrix.sum(1), found.known, atol=1e-9)
 
 
-def test_68_points_leave_out_what_they_lack():
+def test_points_that_ibug_lacks_are_unknown():
     known = conversion("ibug68", "jd106").known
     assert not known[[0, 32, 38, 49, 55, 65, 74, 104]].any()
     assert known[[2, 16, 30, 33, 37, 54, 60, 66, 68, 84, 95, 97, 103]].all()
@@ -88,7 +91,7 @@ def test_an_absent_source_makes_the_target_unknown():
 
 def test_an_unknown_scheme_gets_a_suggestion():
     with pytest.raises(UsageError, match="did you mean 'wflw98'"):
-        convert(np.zeros((106, 2), np.float32), "jd106", "wflw89")
+        conversion("jd106", "wflw89")(np.zeros((106, 2), np.float32))
 
 
 def test_mediapipe_vertices_are_those_of_its_mesh():

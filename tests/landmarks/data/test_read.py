@@ -9,12 +9,13 @@ import pytest
 
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.landmarks.config import DataSettings
+from mmtoolkit.landmarks.convert import convert
 from mmtoolkit.landmarks.data import text
 from mmtoolkit.landmarks.data.batches import split_photos
 from mmtoolkit.landmarks.data.face import enclosing_box, jitter_box, official_box
 from mmtoolkit.landmarks.data.images import crop_squares, from_square, square_boxes, to_square
 from mmtoolkit.landmarks.data.read import read_annotations
-from mmtoolkit.landmarks.data.write import convert_file, write_jd
+from mmtoolkit.landmarks.data.write import write_jd
 
 LINES = [f"{i} {i + 1}" for i in range(106)]
 
@@ -125,7 +126,7 @@ def test_lapa_layout(faces, jd_folder, tmp_path):
 
 
 def test_ibug_folder_has_partial_weights(faces, jd_folder, tmp_path):
-    convert_file(jd_folder, tmp_path / "pts", "ibug68", "pts")
+    convert(jd_folder, tmp_path / "pts", "ibug68", "pts")
     for file in (jd_folder / "picture").iterdir():
         (tmp_path / "pts" / file.name).symlink_to(file)
     found = read_annotations(tmp_path / "pts")
@@ -147,7 +148,7 @@ def test_lists_round_trip(kind, scheme, name, jd_folder, tmp_path):
     if kind == "wflw":  # its pictures lie beside the list; COCO's are named from there
         for file in (jd_folder / "picture").iterdir():
             (tmp_path / file.name).symlink_to(file)
-    convert_file(jd_folder, tmp_path / name, scheme, kind)
+    convert(jd_folder, tmp_path / name, scheme, kind)
     original = {item.name: item for item in read_annotations(jd_folder)}
     found = read_annotations(tmp_path / name)
     assert len(found) == len(original)
@@ -160,12 +161,12 @@ def test_lists_round_trip(kind, scheme, name, jd_folder, tmp_path):
         assert item.face().image.ndim == 3
 
 
-def test_labels_that_name_the_whole_picture_are_found(faces, tmp_path):
+def test_labels_named_after_the_whole_picture_are_found(faces, tmp_path):
     """As `predict --format pts` and `convert` write them, where a.jpg and a.png lie side by side."""
     write_jd(
         tmp_path / "jd", [replace(faces[n], name=f"a{suffix}") for n, suffix in enumerate((".jpg", ".png"))]
     )
-    convert_file(tmp_path / "jd", tmp_path / "pts", "jd106", "pts")
+    convert(tmp_path / "jd", tmp_path / "pts", "jd106", "pts")
     for file in (tmp_path / "jd" / "picture").iterdir():
         (tmp_path / "pts" / file.name).symlink_to(file)
     found = read_annotations(tmp_path / "pts")
@@ -174,7 +175,7 @@ def test_labels_that_name_the_whole_picture_are_found(faces, tmp_path):
         np.testing.assert_allclose(item.points, face.points, atol=1e-3)
 
 
-def test_a_set_that_cannot_be_finished_leaves_nothing(faces, tmp_path):
+def test_a_failed_write_leaves_nothing(faces, tmp_path):
     with pytest.raises(DataError, match="two pictures would be called"):
         write_jd(tmp_path / "new", [faces[0], faces[0]])
     assert not (tmp_path / "new").exists()
@@ -203,24 +204,24 @@ def test_coco_is_checked(tmp_path):
 
 
 def test_formats_that_cannot_leave_points_out_refuse(jd_folder, tmp_path):
-    convert_file(jd_folder, tmp_path / "pts", "ibug68", "pts")
+    convert(jd_folder, tmp_path / "pts", "ibug68", "pts")
     for file in (jd_folder / "picture").iterdir():
         (tmp_path / "pts" / file.name).symlink_to(file)
     with pytest.raises(DataError, match="22 of 106"):
-        convert_file(tmp_path / "pts", tmp_path / "out", "jd106", "txt")
+        convert(tmp_path / "pts", tmp_path / "out", "jd106", "txt")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="has 106 points"):
-        convert_file(jd_folder, tmp_path / "out.json", "jd106", "coco", scheme_from="wflw98")
+        convert(jd_folder, tmp_path / "out.json", "jd106", "coco", scheme_from="wflw98")
 
 
-def test_what_is_no_data_set_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_annotations(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no labelled face"):
         read_annotations(tmp_path)
 
 
-def test_official_boxes_follow_their_law(shape):
+def test_official_boxes_have_the_measured_spread(shape):
     rng = np.random.default_rng(0)
     true = enclosing_box(shape)
     drawn = np.stack([jitter_box(shape, None, rng) for _ in range(4000)])
@@ -236,7 +237,7 @@ def test_official_boxes_follow_their_law(shape):
 
 
 @pytest.mark.parametrize("side", [24.0, 64.0, 200.0, 413.7])
-def test_crops_lie_where_they_should(side):
+def test_crops_show_the_right_region(side):
     """A bright dot is found in the crop where the map of points says."""
     image = np.zeros((500, 600, 3), np.uint8)
     dot = np.array([[[310.0, 243.0]]], np.float32)

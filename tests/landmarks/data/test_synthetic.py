@@ -22,9 +22,9 @@ def faces():
 
 
 def test_a_face_depends_on_seed_and_number_alone(faces):
-    again = next(itertools.islice(render_faces(99, size=96, seed=5), 3, None))
-    assert np.array_equal(again.image, faces[3].image)
-    assert np.array_equal(again.points, faces[3].points)
+    repeated = next(itertools.islice(render_faces(99, size=96, seed=5), 3, None))
+    assert np.array_equal(repeated.image, faces[3].image)
+    assert np.array_equal(repeated.points, faces[3].points)
     other = next(render_faces(1, size=96, seed=6))
     assert not np.array_equal(other.image, faces[0].image)
 
@@ -54,8 +54,8 @@ def test_points_follow_the_head_that_is_drawn():
     labels = face_points(head, camera)
     shown = camera.project(vertices)
     for number in (35, 54, 60, 68, 87, 102):
-        place = lift(head, head.layout[number : number + 1])
-        glow = np.exp(-(((vertices - place) / 0.06) ** 2).sum(1))[:, None]
+        position = lift(head, head.layout[number : number + 1])
+        glow = np.exp(-(((vertices - position) / 0.06) ** 2).sum(1))[:, None]
         image, _ = rasterise(shown, triangles, glow.astype(np.float32), 256, 220)
         total = image[..., 0]
         rows, columns = np.mgrid[:256, :220]

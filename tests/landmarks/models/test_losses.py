@@ -15,19 +15,19 @@ def test_wing_by_hand():
 
 
 def test_smooth_wing_joins_smoothly():
-    for place in (0.5, 4.0):
-        x = torch.tensor([place - 1e-4, place + 1e-4], dtype=torch.float64, requires_grad=True)
+    for position in (0.5, 4.0):
+        x = torch.tensor([position - 1e-4, position + 1e-4], dtype=torch.float64, requires_grad=True)
         values = losses.smooth_wing(x[:, None], 4.0, 0.5)
         (slopes,) = torch.autograd.grad(values.sum(), x)
         assert values[0].item() == pytest.approx(values[1].item(), abs=1e-2)
-        if place == 0.5:
+        if position == 0.5:
             assert slopes[0].item() == pytest.approx(slopes[1].item(), rel=1e-3)
     x = torch.zeros(1, 1, requires_grad=True)
     assert torch.autograd.grad(losses.smooth_wing(x, 4.0, 0.5).sum(), x)[0].item() == 0
 
 
 def test_l1_by_hand():
-    assert losses.l1(torch.tensor([[3.0, -1.0]]), 0, 0).item() == 2
+    assert losses.l1(torch.tensor([[3.0, -1.0]])).item() == 2
 
 
 def oracle_adaptive_wing(p, y, omega=14.0, theta=0.5, epsilon=1.0, alpha=2.1):
@@ -39,7 +39,7 @@ def oracle_adaptive_wing(p, y, omega=14.0, theta=0.5, epsilon=1.0, alpha=2.1):
 
 
 @pytest.mark.parametrize(("p", "y"), [(0.3, 0.0), (0.9, 0.0), (0.2, 0.9), (1.4, 0.5), (0.7, 1.0)])
-def test_adaptive_wing_is_the_papers(p, y):
+def test_adaptive_wing_follows_the_paper(p, y):
     predicted, target = torch.full((1, 1, 1, 1), p), torch.full((1, 1, 1, 1), y)
     weight = 11 if y >= 0.2 else 1
     found = losses.adaptive_wing(predicted, target).item()
@@ -52,7 +52,7 @@ def test_adaptive_wing_has_a_gradient_at_the_target():
     assert torch.isfinite(x.grad).all()
 
 
-def test_divergence_is_zero_at_the_label_and_falls_towards_it():
+def test_divergence_falls_to_zero_at_the_label():
     target = losses.gaussian_bins(torch.tensor([[12.3]]), 32, 1.5)
     assert target.sum().item() == pytest.approx(1)
     assert (target @ torch.arange(32.0)).item() == pytest.approx(12.3, abs=1e-3)
@@ -60,7 +60,7 @@ def test_divergence_is_zero_at_the_label_and_falls_towards_it():
     assert losses.simcc_divergence(torch.zeros_like(target), target).item() > 1
 
 
-def test_heatmaps_peak_at_their_places():
+def test_heatmaps_peak_at_their_positions():
     maps = losses.gaussian_heatmaps(torch.tensor([[[3.0, 5.0]]]), 8, 1.0)
     assert maps.shape == (1, 1, 8, 8)
     assert maps[0, 0].argmax().item() == 5 * 8 + 3

@@ -55,9 +55,9 @@ def test_folding_norms_changes_nothing(changes):
 def test_peaks_are_found_between_pixels():
     from mmtoolkit.landmarks.models.losses import gaussian_heatmaps
 
-    places = torch.tensor([[[10.3, 20.6], [31.0, 5.5]]])
-    points, scores = heatmap_peaks(gaussian_heatmaps(places, 64, 1.0))
-    torch.testing.assert_close(points * 64 - 0.5, places, atol=0.05, rtol=0)
+    positions = torch.tensor([[[10.3, 20.6], [31.0, 5.5]]])
+    points, scores = heatmap_peaks(gaussian_heatmaps(positions, 64, 1.0))
+    torch.testing.assert_close(points * 64 - 0.5, positions, atol=0.05, rtol=0)
     assert scores.min() > 0.7
 
 
