@@ -74,8 +74,7 @@ def jump(
     if boundary:
         scaled = 10.0 * t.view(alpha.shape)
         total = scaled.square() + 0.25
-        # sigma_data^2 = 0.25; at t = 0, c_skip = 1 and c_out = 0, which is the boundary condition of the
-        # paper
+        # sigma_data^2 = 0.25; at t = 0, c_skip = 1 and c_out = 0, the paper's boundary condition
         return 0.25 / total * x + scaled / total.sqrt() * clean
     # the same x_0 and eps, mixed at the lower noise level: no noise is drawn
     alpha, sigma = denoiser.levels.at(target, x)
@@ -103,7 +102,7 @@ def teacher_output(
     """
     with torch.no_grad(), denoiser.teacher():
         guided = ~dropped
-        # guidance is linear in the output, so it may be applied to any prediction type
+        # the weights 1 + w and -w sum to 1, so guidance gives the same result in every prediction type
         if not guidance or not bool(guided.any()):
             return denoiser.predict(x, t, condition)
         empty = denoiser.empty(take_rows(condition, guided))

@@ -162,8 +162,7 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if position < self.config.clip_steps:
             clean = self._threshold(clean)
             eps = (x - alpha * clean) / sigma  # so that x is still alpha clean + sigma eps
-        # the last step returns x_0 itself; diffusers' TCDScheduler stops at timestep 0, which has some noise
-        # left
+        # the last step returns x_0 itself; Diffusers' TCDScheduler ends at timestep 0, with some noise left
         last = position + 1 == len(self.grid)
         previous = clean if last else self._jump(clean, eps, self.grid[position + 1], eta, generator)
         self._step_index = position + 1

@@ -168,8 +168,7 @@ class _Keeper:
     def block(self, module: Callable[..., Any], *inputs: Any) -> Any:
         """Run a checkpointed block, in the role of `torch.utils.checkpoint.checkpoint`.
 
-        Its inputs are saved for the whole pass; its activations exist only while the backward pass recomputes
-        it.
+        Its inputs are saved for the whole pass; its activations exist only while they are recomputed.
         """
         self.kept += sum(self._new_bytes(value) for value in inputs if isinstance(value, Tensor))
         before = self.kept

@@ -72,8 +72,7 @@ class Targets:
         Returns:
             tau `(rows,)` in 0..999, at most the point below the start.
         """
-        # all three rows are drawn for every rule and setting, so that the generator's state does not depend
-        # on them
+        # every rule draws all three rows, so that the generator's state does not depend on the rule
         uniform = torch.rand(3, len(n), generator=generator, device=n.device)
         column = (uniform[0] * self.counts[n]).long()
         tau = self.candidates[n, column]
