@@ -1,4 +1,4 @@
-"""Train LCM, PCM, TCD and TDD at an equal budget from one teacher, and put them side by side."""
+"""The function behind `compare`: LCM, PCM, TCD and TDD, trained with an equal budget from one teacher."""
 
 import itertools
 from collections.abc import Sequence
@@ -35,18 +35,18 @@ VARIANTS: dict[str, dict[str, object]] = {
     **{rule: {"rule": rule} for rule in RULES},
     "tdd-coupled": {"rule": "tdd", "drop": 0.0},
 }
-"""What can be compared, and its changes of `targets`; coupled students never lose their condition."""
+"""What can be compared, and its changes of `targets`; a coupled student trains without dropped conditions."""
 ALL = ("lcm", "pcm", "tcd", "tdd")
 METRICS = ("fid", "trajectory_error")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison measured.
+    """Result of a comparison.
 
     Attributes:
-        scores: cells of every student, by rule and seed.
-        teacher: of the teacher itself, by guidance in teacher units.
+        scores: results of every student, by rule and seed.
+        teacher: metrics of the teacher, by guidance in teacher units.
     """
 
     scores: dict[str, dict[int, list[Cell]]]
@@ -55,7 +55,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entry:
-    """A student to judge: one of the comparison's own, or a run that is there already."""
+    """A student to evaluate.
+
+    Attributes:
+        rule: one of `VARIANTS`.
+        settings: its settings.
+        run: its run.
+        taken: whether the run existed before the comparison and is only evaluated.
+    """
 
     rule: str
     settings: DistillSettings
@@ -70,32 +77,33 @@ def compare(
     seeds: int,
     take: Sequence[str] = (),
 ) -> Comparison:
-    """Train (or take, where it is there already) one student for each rule and seed, and judge all alike.
+    """Train one student for each rule and seed, or take existing ones, and evaluate all in the same way.
 
     Args:
         resolved: settings of every student; `targets.rule` and `seed` are varied.
-        run: folder of the comparison; students go below it, as `tdd-s0`. A stopped comparison continues.
+        run: folder of the comparison, with its students in subfolders such as `tdd-s0`. A stopped comparison
+            continues.
         rules: some of lcm, pcm, tcd, tdd, tdd-coupled.
-        seeds: students of each rule, with seeds from the settings' own upwards.
-        take: runs of `distill train` as `RULE=RUN`; a rule that has some is taken from them alone.
+        seeds: number of students per rule; their seeds count up from the settings' seed.
+        take: existing runs of `distill train` as `RULE=RUN`; no student is trained for their rules.
 
     Raises:
-        UsageError: if a rule is unknown or named twice, or a run is of another rule, teacher or w.
+        UsageError: if a rule is unknown or named twice, or a taken run has another rule, teacher or w.
         CheckpointError: if there is no such run.
     """
     if unknown := [rule for rule in rules if rule not in VARIANTS]:
         near = did_you_mean(unknown[0], list(VARIANTS))
-        raise UsageError(f"--rule: no rule '{unknown[0]}'{near} (known: {', '.join(VARIANTS)})")
+        raise UsageError(f"`rules`: no rule '{unknown[0]}'{near} (known: {', '.join(VARIANTS)})")
     if len(set(rules)) < len(rules) or not rules:
-        raise UsageError("--rule: name each rule once")
+        raise UsageError("`rules`: name each rule once")
     entries = [_taken(text, resolved.settings) for text in take]
-    there = {entry.rule for entry in entries}
+    taken = {entry.rule for entry in entries}
     if len({(entry.rule, entry.settings.seed) for entry in entries}) < len(entries):
-        raise UsageError("--take: two runs of one rule have the same seed; take one of them")
-    rules = [*rules, *sorted(there - set(rules))]
+        raise UsageError("`take`: two runs of one rule have the same seed; take one of them")
+    rules = [*rules, *sorted(taken - set(rules))]
     first = resolved.settings.seed
     for seed, rule in itertools.product(range(first, first + seeds), rules):
-        entries += [] if rule in there else [_entry(resolved, run.path, rule, seed)]
+        entries += [] if rule in taken else [_entry(resolved, run.path, rule, seed)]
     scores: dict[str, dict[int, list[Cell]]] = {rule: {} for rule in rules}
     bench: Bench | None = None
     teacher: dict[float, dict[str, float]] = {}
@@ -114,10 +122,15 @@ def compare(
 
 
 def _taken(text: str, asked: DistillSettings) -> Entry:
-    """Find the run behind `RULE=RUN` and check that it can stand beside the others."""
+    """Open the run of `RULE=RUN` and check that it is comparable with the others.
+
+    Raises:
+        UsageError: if it is not.
+        CheckpointError: if there is no such run.
+    """
     rule, _, name = text.partition("=")
     if rule not in VARIANTS or not name:
-        raise UsageError(f"--take {text}: write RULE=RUN, with one of {', '.join(VARIANTS)}")
+        raise UsageError(f"`take` {text}: write RULE=RUN, with one of {', '.join(VARIANTS)}")
     run = RunDirectory.open(Path(name))
     run.checkpoint()
     own = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
@@ -126,13 +139,13 @@ def _taken(text: str, asked: DistillSettings) -> Entry:
     wanted |= {f"targets.{key}": value for key, value in VARIANTS[rule].items()}
     for key, value in flatten(own.model_dump(mode="json")):
         if key in wanted and value != wanted[key]:
-            raise UsageError(f"--take {text}: has {key} {value}, but this comparison needs {wanted[key]}")
+            raise UsageError(f"`take` {text}: has {key} {value}, but this comparison needs {wanted[key]}")
     judged = {"device": asked.device, "evaluate": asked.evaluate, "data": asked.data}
     return Entry(rule, own.model_copy(update=judged), run, taken=True)
 
 
 def _open(entry: Entry) -> Student:
-    """Load a student; those of the comparison itself are trained or finished where they are not."""
+    """Load a student; train or resume it first if it belongs to the comparison and is not finished."""
     if not entry.taken and not entry.run.results_path.is_file():
         logger.info("training %s with seed %d", entry.rule, entry.settings.seed)
         train(entry.settings, entry.run, resume=(entry.run.checkpoints / LAST).exists())
@@ -140,29 +153,30 @@ def _open(entry: Entry) -> Student:
 
 
 def _entry(resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int) -> Entry:
-    """Plan the student of a rule and seed, or find the one that is there."""
+    """Return the student of a rule and seed, with its existing run or a new one."""
     values = {"targets": VARIANTS[rule], "seed": seed}
     layers = [Layer(source, nested(name, value)) for name, value, source in _given(resolved)]
     own = resolve(DistillSettings, [*layers, Layer("compare", values)])
     folder = path / f"{rule}-s{seed}"
-    there = (folder / "checkpoints" / LAST).exists()
-    student = RunDirectory.open(folder) if there else RunDirectory(folder, own.to_yaml())
+    known = (folder / "checkpoints" / LAST).exists()
+    student = RunDirectory.open(folder) if known else RunDirectory(folder, own.to_yaml())
     return Entry(rule, own.settings, student, taken=False)
 
 
 def _given(resolved: Resolved[DistillSettings]) -> list[tuple[str, object, str]]:
+    """List all settings as name, value and source."""
     values = dict(flatten(resolved.settings.model_dump(mode="json")))
     return [(name, value, resolved.sources.get(name, "default")) for name, value in values.items()]
 
 
 def metrics_of(comparison: Comparison) -> list[str]:
-    """Name what is shown: the score of a CLIP only where one was named."""
-    some = next(cells for seeds in comparison.scores.values() for cells in seeds.values())
-    return [*METRICS, *(name for name in ("clip_score",) if name in some[0].metrics)]
+    """Return the names of the metrics to show; the CLIP score only if a CLIP was named."""
+    cells = next(found for seeds in comparison.scores.values() for found in seeds.values())
+    return [*METRICS, *(name for name in ("clip_score",) if name in cells[0].metrics)]
 
 
 def comparison_table(comparison: Comparison, metric: str) -> Table:
-    """Arrange one metric: a row for each cell, a column for each rule, mean (and spread) over seeds."""
+    """Return one metric as a table: a row per cell, a column per rule, with mean and spread over seeds."""
     rules = [rule for rule, seeds in comparison.scores.items() if seeds]
     cells = next(iter(comparison.scores[rules[0]].values()))
     rows = []
@@ -184,7 +198,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings, take: Sequence[str]) -> None:
-    """Write results.json, curves and report.html of what there is so far."""
+    """Write results.json, tables, plots and report.html of the results so far."""
     dumped = {
         rule: {seed: [vars(cell) for cell in cells] for seed, cells in seeds.items()}
         for rule, seeds in comparison.scores.items()
@@ -193,11 +207,11 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings,
     run.write_results({"scores": dumped, "teacher": comparison.teacher, "device": device})
     metrics = metrics_of(comparison)
     tables = {f"{metric}, best marked": comparison_table(comparison, metric) for metric in metrics}
-    tables["the teacher itself"] = teacher_table(comparison.teacher)
+    tables["the teacher"] = teacher_table(comparison.teacher)
     curves = [_curve(run.path, comparison, metric) for metric in metrics]
     curves += [_guidance_curve(run.path, comparison, steps) for steps in settings.evaluate.steps]
     facts = {"students": f"{settings.train.steps} steps of {settings.train.batch_size}, one teacher"}
-    facts |= {"taken as they are": ", ".join(take)} if take else {}
+    facts |= {"existing runs": ", ".join(take)} if take else {}
     write_report(
         run.path / "report.html",
         "distill compare",
@@ -211,7 +225,7 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings,
 
 
 def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
-    """Draw a metric over steps, at eta 0 and the guidance of training."""
+    """Plot a metric over the number of steps, at eta 0 and the lowest guidance."""
     records: dict[int, dict[str, float]] = {}
     for rule, seeds in comparison.scores.items():
         for cells in seeds.values():
@@ -226,7 +240,7 @@ def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
 
 
 def _guidance_curve(path: Path, comparison: Comparison, steps: int) -> Path | None:
-    """Draw FID to the data over guidance in teacher units, at eta 0, beside the teacher's own 50 steps."""
+    """Plot the FID to the data over guidance in teacher units, at eta 0, with the teacher's at 50 steps."""
     records = {
         guidance: {"guidance": guidance, "teacher": found["fid_data"]}
         for guidance, found in comparison.teacher.items()
@@ -244,7 +258,7 @@ def _guidance_curve(path: Path, comparison: Comparison, steps: int) -> Path | No
 
 
 def flat_comparison(comparison: Comparison) -> dict[str, float]:
-    """Name the mean over seeds of every number for --json, as `tdd,fid@4,eta=0,guidance=2`."""
+    """Return the mean over seeds of every metric by a flat name, such as `tdd,fid@4,eta=0,guidance=2`."""
     flat: dict[str, float] = {}
     for rule, seeds in comparison.scores.items():
         for cells in seeds.values():

@@ -1,7 +1,7 @@
-"""Write a student for other programs, read it back and compare.
+"""Export of students for other programs, read back and compared.
 
-`diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained
-with, so that every program loads it without being told more; `merged` is a whole pipeline's folder.
+Files in the formats `diffusers` and `kohya` have the LoRA at scale 1 (alpha equal to the rank), whatever its
+training used, so that every program loads it with its defaults. `merged` is the folder of a whole pipeline.
 """
 
 import json
@@ -22,7 +22,7 @@ from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.errors import RunError, UsageError
 from mmtoolkit.core.files import read_json, read_metadata, read_tensors
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.run import RunDirectory, check_new
 from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.models.families import FAMILIES, Family, Source
 from mmtoolkit.distill.models.layer_names import original_names
@@ -31,22 +31,22 @@ from mmtoolkit.distill.models.lora import Lora, LoraLayer, find_lora_file, layer
 Format = Literal["diffusers", "kohya", "merged"]
 Precision = Literal["float32", "bfloat16", "float16"]
 FACTS = "mmtoolkit.distill"
-"""Key of the facts, as JSON, in a file's metadata."""
+"""Key of the training facts, as JSON, in a file's metadata."""
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 _KOHYA_BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0", "sd3": "sd3", "flux": "flux1"}
 
 
 @dataclass(frozen=True)
 class Student:
-    """What there is to export.
+    """A student to export.
 
     Attributes:
-        source: its base.
+        source: its base model.
         weights: file of the LoRA, or of all weights.
-        scale: alpha / rank where the file does not say alpha.
-        full: whether `weights` are all weights and not a LoRA.
-        factor: on the whole LoRA.
-        facts: what a user of the file should know, see :func:`training_facts`.
+        scale: alpha / rank if the file does not state alpha.
+        full: whether `weights` are all weights instead of a LoRA.
+        facts: settings that matter for sampling, see :func:`training_facts`.
+        factor: factor on the whole LoRA.
     """
 
     source: Source
@@ -57,7 +57,7 @@ class Student:
     factor: float = 1.0
 
     def lora(self, network: nn.Module) -> Lora:
-        """Read its LoRA for the base's network, times its factor."""
+        """Return the LoRA for the base's network, scaled by `factor`."""
         read = read_lora(self.weights, network, scale=self.scale)
         layers = {name: replace(one, alpha=one.alpha * self.factor) for name, one in read.layers.items()}
         return replace(read, layers=layers)
@@ -65,13 +65,13 @@ class Student:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        files: paths.
-        error: largest absolute difference between what was read back and the student: of the change of a
-            layer's weight, or for `merged` of the weight itself.
-        largest: largest absolute value of what was compared, to judge the error by.
+        files: paths of the files or folders.
+        error: largest absolute difference between the export, read back, and the student; of the changes of
+            weights, or for `merged` of the weights themselves.
+        largest: largest absolute value of the compared numbers, as a scale for the error.
     """
 
     files: list[Path]
@@ -80,7 +80,7 @@ class ExportResult:
 
 
 def training_facts(settings: DistillSettings) -> dict[str, Any]:
-    """Collect what a user of the student must know to sample from it."""
+    """Return the settings that matter for sampling from a student."""
     targets, model = settings.targets, settings.model
     return {
         "method": targets.rule,
@@ -106,23 +106,23 @@ def open_student(
     layout: str | None = None,
     lora_scale: float | None = None,
 ) -> Student:
-    """Find the base and the weights behind a run or a LoRA file.
+    """Open a run or a LoRA file as a student to export.
 
     Args:
         checkpoint: folder of a run of `distill train`, or a LoRA of any layout.
-        base: its base, where that is not the run's.
-        family: of the base; needed for a LoRA file.
+        base: its base model; None is that of the run.
+        family: family of the base; needed for a LoRA file.
         layout: see :class:`Source`.
-        lora_scale: factor on the LoRA; given, a file that says no alpha passes without a word.
+        lora_scale: factor on the LoRA; if given, there is no warning about a file without alpha.
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        UsageError: if the base or family of a LoRA file is not named, it is a pixel student, or `lora_scale`
-            is given for all weights.
+        UsageError: if base or family of a LoRA file are missing, the student is a pixel model, or
+            `lora_scale` is given for a student without LoRA.
     """
     if not (checkpoint / "config.yaml").is_file():
         if base is None or family is None:
-            raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name --base and --family")
+            raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name `base` and `family`")
         stated = None if lora_scale is None else 1.0
         source = Source.open(base, family, layout)
         file = find_lora_file(checkpoint)
@@ -132,10 +132,10 @@ def open_student(
     settings = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
     model = settings.model
     if model.family not in FAMILIES:
-        raise UsageError(f"{checkpoint}: a {model.family} student is no pipeline; mmtk samples it as it is")
+        raise UsageError(f"{checkpoint}: a {model.family} student cannot be exported; sample it with mmtk")
     full = model.adapter == "full"
     if full and lora_scale is not None:
-        raise UsageError(f"--lora-scale: {checkpoint} trained all weights and has no LoRA; leave it out")
+        raise UsageError(f"`lora_scale`: {checkpoint} trained all weights and has no LoRA; omit it")
     source = Source.open(base or model.base, model.family, layout or model.layout)
     weights = run.checkpoint() / "model.safetensors"
     scale = 1.0 if model.alpha is None else model.alpha / model.rank
@@ -144,28 +144,28 @@ def open_student(
 
 
 def default_output(checkpoint: Path, form: Format) -> Path:
-    """Name what is written: below a run's `export` folder, or beside a LoRA file."""
+    """Return the default path of an export: in a run's `export` folder, or beside a LoRA file."""
     name = f"{checkpoint.stem}-{form}" + ("" if form == "merged" else ".safetensors")
     return (checkpoint / "export" if checkpoint.is_dir() else checkpoint.parent) / name
 
 
 def export(student: Student, form: Format, output: Path, precision: Precision = "float16") -> ExportResult:
-    """Write a student in one format, read it back and compare.
+    """Write a student in one format, read it back and compare the numbers.
 
     Args:
         student: from :func:`open_student`.
-        form: `diffusers` or `kohya`: a LoRA file; `merged`: a pipeline's folder with the LoRA in its weights.
+        form: `diffusers` or `kohya` for a LoRA file; `merged` for a pipeline's folder with the LoRA in its
+            weights.
         output: new file, or for `merged` a new or empty folder.
-        precision: of the numbers written.
+        precision: precision of the written numbers.
 
     Raises:
-        UsageError: if `output` is there already, or all weights are to become a LoRA.
-        RunError: if what is read back differs by more than the precision explains.
+        UsageError: if `output` exists, or a student without LoRA is exported as LoRA.
+        RunError: if the numbers read back differ by more than the rounding error of the precision.
     """
-    if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise UsageError(f"--output {output}: already there; name another")
+    check_new(output)
     if student.full and form != "merged":
-        raise UsageError("this run trained all weights, which are no LoRA; use --format merged")
+        raise UsageError("this run trained all weights and has no LoRA; use `form` merged")
     output.parent.mkdir(parents=True, exist_ok=True)
     if form == "merged":
         result = _write_merged(student, output, precision)
@@ -175,12 +175,13 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
     if not result.error <= _TOLERANCE[precision] * max(result.largest, 1e-12):
         shutil.rmtree(output) if output.is_dir() else output.unlink()
         raise RunError(
-            f"{output}: read back with an error of {result.error:.1e} and deleted; use --precision float32"
+            f"{output}: read back with an error of {result.error:.1e} and deleted; use `precision` float32"
         )
     return result
 
 
 def _write_lora(student: Student, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
+    """Write a LoRA file, and compare the change of each layer's weight after reading it back."""
     network = student.source.empty_network()
     lora = student.lora(network)
     tensors, metadata = layout(lora, student.source.family, network)
@@ -199,7 +200,7 @@ def _write_lora(student: Student, layout: "Layout", output: Path, precision: Pre
 
 
 def diffusers_layout(lora: Lora, family: Family, _: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Name a LoRA as Diffusers' `load_lora_weights` reads it, with PEFT's settings in the metadata."""
+    """Return tensors and metadata for Diffusers' `load_lora_weights`; the metadata holds PEFT's settings."""
     tensors = {}
     for name, layer in lora.layers.items():
         written = layer.for_files()
@@ -220,10 +221,10 @@ def diffusers_layout(lora: Lora, family: Family, _: nn.Module) -> tuple[dict[str
 
 
 def kohya_layout(lora: Lora, family: Family, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Name a LoRA as kohya's trainers do, which ComfyUI and A1111 read.
+    """Return tensors and metadata in the format of kohya's trainers, which ComfyUI and A1111 read.
 
-    UNet layers keep Diffusers' names there; SD 3 and FLUX take the original names, with query, key and value
-    fused into one LoRA whose rank is the sum of theirs.
+    UNet layers have Diffusers' names in this format. SD 3 and FLUX have the original names, with query, key
+    and value fused into one LoRA whose rank is the sum of theirs.
     """
     tensors = {}
     for name, layer in _kohya_layers(lora, family, network):
@@ -242,6 +243,7 @@ def kohya_layout(lora: Lora, family: Family, network: nn.Module) -> tuple[dict[s
 
 
 def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[str, LoraLayer]]:
+    """Return the LoRA of each layer under its name in the kohya format."""
     layers = {name: layer.for_files() for name, layer in lora.layers.items()}
     if family.part == "unet":
         return list(layers.items())
@@ -253,21 +255,27 @@ def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[
 def fuse(
     layers: Mapping[str, LoraLayer], parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
 ) -> LoraLayer:
-    """Join the LoRAs of layers that share their input and are one layer elsewhere.
+    """Join the LoRAs of layers that share their input and are one layer in another program.
 
-    The downs are stacked and the ups put on a block diagonal, so that the change of each part stays exact.
+    The `down` matrices are stacked and the `up` matrices form a block diagonal, so that the change of each
+    part is exact. Parts without LoRA get zeros.
+
+    Args:
+        layers: LoRA by layer, with alpha equal to the rank.
+        parts: layers of the fused layer, in their order.
+        shapes: weight shape by layer.
     """
-    there = {name: layers[name] for name in parts if name in layers}
-    rank = sum(layer.rank for layer in there.values())
-    some = next(iter(there.values()))
-    up = some.up.new_zeros(sum(shapes[name][0] for name in parts), rank)
+    present = {name: layers[name] for name in parts if name in layers}
+    rank = sum(layer.rank for layer in present.values())
+    first = next(iter(present.values()))
+    up = first.up.new_zeros(sum(shapes[name][0] for name in parts), rank)
     row = column = 0
     for name in parts:
-        if name in there:
-            up[row : row + shapes[name][0], column : column + there[name].rank] = there[name].up
-            column += there[name].rank
+        if name in present:
+            up[row : row + shapes[name][0], column : column + present[name].rank] = present[name].up
+            column += present[name].rank
         row += shapes[name][0]
-    return LoraLayer(torch.cat([layer.down for layer in there.values()]), up, float(rank))
+    return LoraLayer(torch.cat([layer.down for layer in present.values()]), up, float(rank))
 
 
 Layout = Callable[[Lora, Family, nn.Module], tuple[dict[str, Tensor], dict[str, str]]]
@@ -276,7 +284,7 @@ _LAYOUTS: dict[str, Layout] = {"diffusers": diffusers_layout, "kohya": kohya_lay
 
 @torch.no_grad()
 def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
-    """Load the base's network with the student's weights in it."""
+    """Return the base's network with the student's weights, or with its LoRA merged."""
     network = student.source.network(dtype)
     changes = _changes(student, network)
     for name, value in network.state_dict().items():
@@ -286,7 +294,7 @@ def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
 
 
 def _write_merged(student: Student, output: Path, precision: Precision) -> ExportResult:
-    """Save the base's pipeline with the student's weights in its network and few steps in its scheduler."""
+    """Save the base's pipeline with the student's network and a scheduler for few steps."""
     source, dtype = student.source, getattr(torch, precision)
     network = student_network(student, dtype)
     changes = _changes(student, network)
@@ -294,7 +302,7 @@ def _write_merged(student: Student, output: Path, precision: Precision) -> Expor
     if not source.family.flow:
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, student.facts.get("training_steps", 250))
     pipeline.save_pretrained(output)
-    del pipeline, network  # at most two copies of the weights are held
+    del pipeline, network  # so that at most two copies of the weights are in memory
     found = Source(str(output), source.family).network(dtype).state_dict()
     error = largest = 0.0
     for name, value in source.network(dtype).state_dict().items():
@@ -305,7 +313,7 @@ def _write_merged(student: Student, output: Path, precision: Precision) -> Expor
 
 
 def _changes(student: Student, network: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Say for each weight that the student changes how it follows from the base's, in float32."""
+    """Return a function from the base's weight to the student's, in float32, for each changed weight."""
     if student.full:
         weights, _ = read_tensors(student.weights)
         part = f"{student.source.family.part}."
@@ -323,7 +331,7 @@ def _added(layer: LoraLayer, base: Tensor) -> Tensor:
 
 
 def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:
-    """Return Diffusers' own scheduler that samples as a TDD student wants, for use without this package."""
+    """Return the scheduler of Diffusers that is closest to TDD's, for use without this package."""
     from diffusers import TCDScheduler
 
     return TCDScheduler.from_config(scheduler.config, original_inference_steps=training_steps)

@@ -1,1 +1,1 @@
-"""What is learned from: readers, data set types, and the embedded set."""
+"""Data sets: readers, types, and the embedded set."""

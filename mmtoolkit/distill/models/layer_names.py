@@ -1,7 +1,8 @@
-"""Names of a denoiser's layers in other programs, so that their LoRA files can be read and written.
+"""Names of a denoiser's layers in other programs, for reading and writing their LoRA files.
 
-Diffusers names layers by its own blocks; kohya's trainers, ComfyUI and A1111 name them by the code that was
-published first. FLUX and SD 3 also fuse there what Diffusers keeps apart, as query, key and value.
+Diffusers names layers after its own blocks; kohya's trainers, ComfyUI and A1111 use the names of the models'
+original code. In the original code of FLUX and SD 3, query, key and value are one fused layer; Diffusers has
+three.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 Names = dict[str, tuple[str, ...]]
-"""From a name in another program to the layers of the Diffusers network that it means."""
+"""From a name in another program to the matching layers of the Diffusers network."""
 
 _UNET = {
     "time_embedding.linear_1": "time_embed.0",
@@ -98,10 +99,10 @@ def original_names(layers: Iterable[str], network: nn.Module) -> Names:
 
     Args:
         layers: dotted names of the network's layers.
-        network: tells by its class and configuration how they are arranged.
+        network: the Diffusers network; its class and configuration say how the blocks are arranged.
 
     Returns:
-        Only names of which at least one layer is there; fused names have several layers, in their order.
+        The names of which at least one layer exists; a fused name has several layers, in their fused order.
     """
     known = set(layers)
     kind = type(network).__name__
@@ -111,23 +112,33 @@ def original_names(layers: Iterable[str], network: nn.Module) -> Names:
         return {name: (layer,) for name, layer in pairs if name}
     names: Names = {name: (layer,) for name, layer in _EMBEDDERS.get(kind, {}).items() if layer in known}
     for original, (block, inside) in _BLOCKS.get(kind, {}).items():
-        names |= dict(_block_names(original, block, inside, known))
+        names |= dict(_numbered_names(original, block, inside, known))
     return names
 
 
-def _block_names(
+def _numbered_names(
     original: str, block: str, inside: Mapping[str, tuple[str, ...]], known: set[str]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the original name and the layers of everything inside a list of numbered blocks."""
     numbers = {layer.split(".")[1] for layer in known if layer.startswith(f"{block}.")}
     for number in numbers:
         for name, parts in inside.items():
-            where = tuple(f"{block}.{number}.{part}" for part in parts)
-            if known.intersection(where):
-                yield f"{original}.{number}.{name}", where
+            layers = tuple(f"{block}.{number}.{part}" for part in parts)
+            if known.intersection(layers):
+                yield f"{original}.{number}.{name}", layers
 
 
 def _unet_name(layer: str, depth: int, known: set[str]) -> str | None:
-    """Name a UNet's layer by `input_blocks`, `middle_block` and `output_blocks`, if it has such a name."""
+    """Return the original name of a UNet's layer, or None if it has none.
+
+    The original code numbers all blocks of the way down through as `input_blocks`, and of the way up as
+    `output_blocks`; Diffusers numbers resolutions, and layers within each.
+
+    Args:
+        layer: dotted name in the Diffusers network.
+        depth: blocks per resolution: its layers and the one that changes the resolution.
+        known: all layers of the network.
+    """
     if layer in _UNET:
         return _UNET[layer]
     part, *rest = layer.split(".")
@@ -141,12 +152,13 @@ def _unet_name(layer: str, depth: int, known: set[str]) -> str | None:
     if kind == "upsamplers":
         attends = any(name.startswith(f"up_blocks.{block}.attentions.") for name in known)
         return f"output_blocks.{block * depth + depth - 1}.{2 if attends else 1}.conv"
-    place = {"down_blocks": f"input_blocks.{1 + block * depth + number}"}.get(
+    position = {"down_blocks": f"input_blocks.{1 + block * depth + number}"}.get(
         part, f"output_blocks.{block * depth + number}"
     )
-    return f"{place}.{int(kind == 'attentions')}.{inner}"
+    return f"{position}.{int(kind == 'attentions')}.{inner}"
 
 
 def _inside(kind: str, rest: list[str]) -> str:
+    """Return the original name of a layer within its block."""
     inner = ".".join(rest)
     return _RESNET.get(inner, inner) if kind == "resnets" else inner

@@ -1,8 +1,8 @@
-"""LoRA weights: read them from any common file, and put what trains on a network.
+"""LoRA weights: read them from any common file, and add trainable ones to a network.
 
 A LoRA adds `alpha / rank * up @ down` to the weight of a layer (Hu et al., arXiv 2106.09685, section 4.1).
-Files differ in how they name layers and in whether they say alpha. Here a name is matched against the layers
-of the network itself, so that every layout (Diffusers, PEFT, kohya, the original code's) is read by one rule.
+Files differ in how they name layers and in whether they store alpha. Names are matched against the layers of
+the network itself, so that one rule reads every layout: Diffusers, PEFT, kohya and the original code's.
 """
 
 import math
@@ -21,7 +21,7 @@ from mmtoolkit.core.logging import logger
 from mmtoolkit.distill.models.layer_names import original_names
 
 ADAPTER = "default"
-"""Name of the adapter in PEFT; a network carries one at a time."""
+"""Name of the adapter in PEFT; a network has one at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LoraLayer:
     Attributes:
         down: `(rank, inputs)`, or `(rank, inputs, height, width)` of a convolution.
         up: `(outputs, rank)`, or `(outputs, rank, 1, 1)`.
-        alpha: the change is scaled by alpha / rank.
+        alpha: numerator of the scale alpha / rank.
     """
 
     down: Tensor
@@ -40,20 +40,20 @@ class LoraLayer:
 
     @property
     def rank(self) -> int:
-        """Inner size."""
+        """Inner size of the two matrices."""
         return self.down.shape[0]
 
     def delta(self) -> Tensor:
-        """Return what is added to the layer's weight, in its shape, as float32."""
+        """Return alpha / rank up @ down, the change of the layer's weight, in its shape and in float32."""
         change = self.up.float().flatten(1) @ self.down.float().flatten(1)
         shape = (self.up.shape[0], *self.down.shape[1:])
         return change.view(shape) * (self.alpha / self.rank)
 
     def for_files(self) -> "LoraLayer":
-        """Return the same change with alpha equal to the rank, as every program reads it.
+        """Return the same change with alpha equal to the rank, which every program reads as scale 1.
 
-        Both halves are brought to one size by a power of two, which is exact, so that a young student's small
-        `up` does not vanish in float16.
+        After a short training `up` is small and would underflow in float16. Both matrices are therefore
+        brought to about the same size, by a power of two because that is exact.
         """
         up = self.up.float() * (self.alpha / self.rank)
         ratio = up.abs().max().item() / max(self.down.abs().max().item(), 1e-30)
@@ -63,7 +63,7 @@ class LoraLayer:
 
 @dataclass(frozen=True)
 class Lora:
-    """The changes of a network's layers, by the layer's name.
+    """The low-rank changes of a network.
 
     Attributes:
         layers: by dotted name in the Diffusers network.
@@ -75,7 +75,7 @@ class Lora:
 
 
 def layer_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the weight's shape of every layer that can carry a LoRA."""
+    """Return the weight shape of every layer that can have a LoRA, by dotted name."""
     found = {}
     for name, module in network.named_modules():
         layer = getattr(module, "base_layer", module)
@@ -85,7 +85,7 @@ def layer_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def find_lora_file(path: Path) -> Path:
-    """Return the weights behind a path: the file itself, or the one LoRA in a folder.
+    """Return the file of a LoRA: the path itself, or the one LoRA in a folder.
 
     Raises:
         CheckpointError: if there is none, or more than one to choose from.
@@ -106,15 +106,15 @@ def find_lora_file(path: Path) -> Path:
 
 
 def read_lora(path: Path, network: nn.Module, *, scale: float | None = None) -> Lora:
-    """Read a LoRA for a network, in whatever layout it was written.
+    """Read a LoRA of any layout for a network.
 
     Args:
-        path: a `.safetensors` file, or a folder that holds one.
-        network: the Diffusers network that it is for; its weights are not looked at.
-        scale: alpha / rank of layers whose alpha the file does not say; if not given, 1, which is said.
+        path: a `.safetensors` file, or a folder with one.
+        network: the Diffusers network that it is for; only its layers' names and shapes are used.
+        scale: alpha / rank of layers whose alpha is not in the file; None is 1, with a warning.
 
     Raises:
-        CheckpointError: if the file is damaged, is no LoRA, or was made for another base.
+        CheckpointError: if the file is damaged, is not a LoRA, or was made for another base.
     """
     file = find_lora_file(path)
     tensors, metadata = read_tensors(file)
@@ -122,18 +122,18 @@ def read_lora(path: Path, network: nn.Module, *, scale: float | None = None) -> 
     pairs = _pair_up(tensors, file)
     missing = 0 if "" in alphas else len(pairs.keys() - alphas.keys())
     if missing and scale is None:
-        _say_missing_alpha(file, missing, len(pairs))
+        _warn_of_missing_alpha(file, missing, len(pairs))
     shapes = layer_shapes(network)
     names = _known_names(shapes, network)
     layers: dict[str, LoraLayer] = {}
-    lost = []
+    unmatched = []
     for key, (down, up) in pairs.items():
         alpha = alphas.get(key, alphas.get("", (scale or 1.0) * len(down)))
         fitted = _fit(LoraLayer(down, up, alpha), names.get(key, ()), shapes)
         layers |= fitted
-        lost += [] if fitted else [key]
-    if lost:
-        raise CheckpointError(_wrong_base(file, lost, pairs, network))
+        unmatched += [] if fitted else [key]
+    if unmatched:
+        raise CheckpointError(_wrong_base(file, unmatched, pairs, network))
     return Lora(layers, metadata)
 
 
@@ -146,7 +146,7 @@ _OTHER_KINDS = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "oft_",
 
 
 def _plain_name(name: str) -> str:
-    """Reduce a layer's name to its words, joined by `_`, as kohya writes it."""
+    """Return a layer's name without prefixes and joined by `_`, as kohya writes it."""
     while (shorter := _PREFIX.sub("", name)) != name:
         name = shorter
     name = name.replace(".processor.", ".").replace(".", "_")
@@ -154,32 +154,32 @@ def _plain_name(name: str) -> str:
 
 
 def _pair_up(tensors: Mapping[str, Tensor], file: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Bring the two halves of every layer together, by its plain name."""
-    halves: dict[str, dict[bool, Tensor]] = {}
+    """Return down and up of every layer, by the layer's plain name."""
+    sides: dict[str, dict[bool, Tensor]] = {}
     text = 0
     for key, tensor in tensors.items():
         if any(kind in key for kind in _OTHER_KINDS):
             raise CheckpointError(
-                f"{file}: '{key}' is not plain LoRA (DoRA, LoHa, LoKr and OFT are not read)"
+                f"{file}: '{key}' is not plain LoRA (DoRA, LoHa, LoKr and OFT are not supported)"
             )
         match = _SIDE.match(key)
         if _TEXT.match(key):
             text += 1
         elif match:
-            halves.setdefault(_plain_name(match[1]), {})[match[2] in {"A", "down"}] = tensor
+            sides.setdefault(_plain_name(match[1]), {})[match[2] in {"A", "down"}] = tensor
     if text:
-        logger.warning("%s: %d weights of a text encoder are left out", file, text)
-    single = [name for name, both in halves.items() if len(both) < 2]
-    if single or not halves:
+        logger.warning("%s: %d weights of a text encoder are ignored", file, text)
+    single = [name for name, both in sides.items() if len(both) < 2]
+    if single or not sides:
         problem = f"only half of '{single[0]}' is there" if single else "holds no LoRA weights"
         raise CheckpointError(f"{file}: {problem}; is it damaged or another kind of file?")
-    return {name: (both[True], both[False]) for name, both in halves.items()}
+    return {name: (both[True], both[False]) for name, both in sides.items()}
 
 
 def _stated_alphas(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path
 ) -> dict[str, float]:
-    """Collect alphas by plain name; the empty name stands for all layers."""
+    """Return the alphas that the file states, by plain name; the empty name is for all layers."""
     found: dict[str, float] = {}
     config = file.parent / "adapter_config.json"
     if "ss_network_alpha" in metadata:
@@ -194,22 +194,23 @@ def _stated_alphas(
     return found
 
 
-def _alpha(value: object, place: Path) -> float:
+def _alpha(value: object, file: Path) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise CheckpointError(f"{place}: states an alpha that is no number: {value}") from None
+        raise CheckpointError(f"{file}: states an alpha that is no number: {value}") from None
 
 
-def _peft_alphas(config: Mapping[str, Any], place: Path) -> dict[str, float]:
-    """Read `lora_alpha` and `alpha_pattern` of PEFT's settings, with or without the network's prefix."""
+def _peft_alphas(config: Mapping[str, Any], file: Path) -> dict[str, float]:
+    """Return the alphas in PEFT's settings, whose keys may have the network's name as prefix."""
     plain = {key.removeprefix("unet.").removeprefix("transformer."): value for key, value in config.items()}
-    found = {"": _alpha(plain["lora_alpha"], place)} if "lora_alpha" in plain else {}
+    found = {"": _alpha(plain["lora_alpha"], file)} if "lora_alpha" in plain else {}
     pattern = plain.get("alpha_pattern") or {}
-    return found | {_plain_name(key.strip("^$")): _alpha(value, place) for key, value in pattern.items()}
+    return found | {_plain_name(key.strip("^$")): _alpha(value, file) for key, value in pattern.items()}
 
 
 def _known_names(shapes: Iterable[str], network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Map every plain name that a file may use to the layers of the network."""
     original = original_names(shapes, network)
     names = {_plain_name(name): layers for name, layers in original.items()}
     return names | {name.replace(".", "_"): (name,) for name in shapes}
@@ -218,7 +219,13 @@ def _known_names(shapes: Iterable[str], network: nn.Module) -> dict[str, tuple[s
 def _fit(
     whole: LoraLayer, names: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, LoraLayer]:
-    """Give each named layer its rows of a fused LoRA; nothing if the sizes are not the network's."""
+    """Split a LoRA between the layers that it was made for; several if it is fused.
+
+    The parts of a fused layer share `down`; each takes its own rows of `up`.
+
+    Returns:
+        LoRA by layer; empty if the shapes do not match the network's.
+    """
     outputs = [shapes[name][0] for name in names if name in shapes]
     if not names or len(outputs) < len(names) or len(whole.up) != sum(outputs):
         return {}
@@ -236,21 +243,22 @@ _WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 
 
 def _wrong_base(
-    file: Path, lost: list[str], pairs: Mapping[str, tuple[Tensor, Tensor]], network: nn.Module
+    file: Path, unmatched: list[str], pairs: Mapping[str, tuple[Tensor, Tensor]], network: nn.Module
 ) -> str:
     text_inputs = [down.shape[1] for key, (down, _) in pairs.items() if key.endswith("attn2_to_k")]
     guess = _WIDTHS.get(text_inputs[0], "") if text_inputs else ""
     guess = "FLUX" if any("single_" in key for key in pairs) else guess
     return (
-        f"{file}: made for another base{f' ({guess})' if guess else ''}: {len(lost)} of {len(pairs)} layers, "
-        f"as '{lost[0]}', do not fit this {type(network).__name__}; name its own base with --base"
+        f"{file}: made for another base{f' ({guess})' if guess else ''}: "
+        f"{len(unmatched)} of {len(pairs)} layers, such as '{unmatched[0]}', do not fit this "
+        f"{type(network).__name__}; name its own base with `base`"
     )
 
 
-def _say_missing_alpha(file: Path, missing: int, total: int) -> None:
+def _warn_of_missing_alpha(file: Path, missing: int, total: int) -> None:
     logger.warning(
-        "%s: says no alpha for %d of %d layers; the rank is taken, which means scale 1. If pictures look "
-        "burnt, it was trained with a smaller one (the published TDD files: 8 at rank 64, scale 0.125)",
+        "%s: says no alpha for %d of %d layers; the rank is used instead, which is scale 1. If pictures "
+        "look oversaturated, alpha was smaller (8 at rank 64, scale 0.125, in the published TDD files)",
         file,
         missing,
         total,
@@ -258,7 +266,7 @@ def _say_missing_alpha(file: Path, missing: int, total: int) -> None:
 
 
 def add_lora(network: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> None:
-    """Put a float32 adapter on the named layers: down random, up zero, so that nothing changes yet.
+    """Add a float32 LoRA to the named layers; `up` starts at zero, so that the output is unchanged at first.
 
     Args:
         network: a Diffusers network without an adapter.

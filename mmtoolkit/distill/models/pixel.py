@@ -1,4 +1,4 @@
-"""The `pixel` family: small UNets on pixels that read a caption or a class, trained here from nothing."""
+"""The `pixel` family: small UNets on pixels, conditioned on a caption or class and trained from scratch."""
 
 import json
 import re
@@ -33,14 +33,14 @@ LORA_TARGETS = re.compile(
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """All that it takes to build a network and speak its language.
+    """Everything needed to build a network and to tokenize its texts.
 
     Attributes:
         size: side of the pictures in pixels.
         network: widths and layers of the UNet.
-        kind: what its texts are.
-        words: vocabulary; word i is token i + 1, token 0 says nothing.
-        length: tokens of a text.
+        kind: whether its texts are captions or classes.
+        words: vocabulary; word i has token i + 1, token 0 is padding.
+        length: number of tokens per text.
     """
 
     size: int
@@ -51,13 +51,13 @@ class PixelSpec:
 
     @classmethod
     def of(cls, pictures: Pictures, network: NetworkSettings, size: int) -> Self:
-        """Collect the vocabulary of a set of pictures."""
+        """Build the spec for a set of pictures, with all of its words as vocabulary."""
         texts = [split_words(text, pictures.kind) for text in set(pictures.texts)]
         words = tuple(sorted({word for text in texts for word in text}))
         return cls(size, network, pictures.kind, words, max(1, *(len(text) for text in texts)))
 
     def to_json(self) -> str:
-        """Write it as JSON."""
+        """Return the spec as JSON."""
         return json.dumps(asdict(self) | {"network": self.network.model_dump(mode="json")})
 
     @classmethod
@@ -65,7 +65,7 @@ class PixelSpec:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            CheckpointError: if it is damaged.
+            CheckpointError: if the text is damaged or from another version.
         """
         values = read_json(text, "the network's description")
         try:
@@ -75,10 +75,10 @@ class PixelSpec:
             raise CheckpointError("the network's description is damaged or of another version") from None
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Turn captions or classes into tokens `(texts, length)`; an empty text is all zeros.
+        """Return the tokens `(texts, length)` of captions or classes; an empty text is all zeros.
 
         Raises:
-            UsageError: naming a word that the model was not trained with.
+            UsageError: if a text has an unknown word or too many words.
         """
         ids = {word: index + 1 for index, word in enumerate(self.words)}
         rows = torch.zeros(len(texts), self.length, dtype=torch.long)
@@ -95,19 +95,20 @@ class PixelSpec:
 
 
 def split_words(text: str, kind: Kind) -> list[str]:
-    """Split a caption into lower-case words; a class is one word as it stands."""
+    """Split a caption into lower-case words; a class is one word, unchanged."""
     if kind == "class":
         return [text] if text else []
     return re.findall(r"\w+", text.lower())
 
 
 class TextEncoder(nn.Module):
-    """Words and their places, mixed by one layer of attention."""
+    """Word and position embeddings, and one self-attention layer."""
 
     def __init__(self, words: int, length: int, width: int) -> None:
-        """Make it for a vocabulary of `words` and texts of `length` tokens."""
+        """Initialise for a vocabulary of `words` words and texts of `length` tokens."""
         super().__init__()
         self.word = nn.Embedding(words + 1, width)
+        # position embedding; shipped weights store it under this name
         self.place = nn.Parameter(0.02 * torch.randn(length, width))
         self.norm = nn.LayerNorm(width)
         self.mix = nn.Linear(width, 3 * width)
@@ -121,10 +122,10 @@ class TextEncoder(nn.Module):
 
 
 class PixelNetwork(nn.Module):
-    """A UNet on squares of pixels that reads its text by attention and, pooled, beside the time."""
+    """A UNet on patches of pixels; text enters by cross-attention and, averaged, with the time embedding."""
 
     def __init__(self, spec: PixelSpec) -> None:
-        """Build it with random weights."""
+        """Initialise with random weights."""
         super().__init__()
         net = spec.network
         inputs = 3 * net.patch**2
@@ -147,7 +148,16 @@ class PixelNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """Predict for pictures x `(rows, 3, side, side)` at times `(rows,)`, given tokens."""
+        """Return the prediction for x.
+
+        Args:
+            x: noisy pictures `(rows, 3, side, side)`.
+            times: timesteps `(rows,)`.
+            tokens: of the texts, `(rows, length)`.
+
+        Returns:
+            The prediction, the shape of x.
+        """
         text = self.text(tokens)
         inner = F.pixel_unshuffle(x, self.patch)
         output = self.unet(inner, times, text, class_labels=text.mean(1), return_dict=False)[0]
@@ -161,10 +171,10 @@ def pixel_levels() -> Levels:
 
 
 class PixelDenoiser:
-    """A pixel model behind the interface of :class:`~mmtoolkit.distill.models.denoiser.Denoiser`."""
+    """A pixel model as a :class:`~mmtoolkit.distill.models.denoiser.Denoiser`."""
 
     def __init__(self, network: PixelNetwork, spec: PixelSpec, device: torch.device) -> None:
-        """Wrap a network; everything in it trains until :meth:`adapt` says otherwise."""
+        """Wrap a network; all of its weights train until :meth:`adapt` is called."""
         self.spec = spec
         self.model = network.to(device)
         self.network: nn.Module = self.model
@@ -176,7 +186,7 @@ class PixelDenoiser:
         self.shape: tuple[int, ...] = (3, spec.size, spec.size)
 
     def adapt(self, settings: ModelSettings) -> None:
-        """Freeze the teacher and give the student its LoRA, or a copy of the weights of its own."""
+        """Freeze the teacher and add a LoRA for the student, or train all weights beside a frozen copy."""
         if settings.checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         if settings.adapter == "full":
@@ -196,16 +206,16 @@ class PixelDenoiser:
         self.adapted = True
 
     def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Run the student, or inside :meth:`teacher` the teacher."""
+        """Run the student, or the teacher inside :meth:`teacher`; x is `(rows, *shape)`, t is `(rows,)`."""
         return cast("Tensor", self.network(x, self.levels.times[t], condition["tokens"]))
 
     def empty(self, condition: Condition) -> Condition:
-        """Say nothing: all tokens 0."""
+        """Return the empty condition for as many rows: all tokens 0."""
         return {"tokens": torch.zeros_like(condition["tokens"])}
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
-        """Switch the adapters off, or the frozen copy in."""
+        """Make `predict` the frozen teacher inside a `with` block: adapters off, or the frozen copy."""
         student = self.network
         if self.frozen is not None:
             self.network = self.frozen
@@ -219,7 +229,7 @@ class PixelDenoiser:
                 self.model.unet.enable_adapters()
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name the LoRA's matrices, or all weights that train."""
+        """Return the LoRA matrices, or all trainable weights, by their names in saved files."""
         return {
             name.replace(f".{ADAPTER}.", "."): value
             for name, value in self.model.named_parameters()
@@ -227,19 +237,26 @@ class PixelDenoiser:
         }
 
     def decode(self, x: Tensor) -> Tensor:
-        """Pixels are pictures already."""
+        """Return the pictures, clipped to [-1, 1]: samples of this family are pixels."""
         return x.clamp(-1, 1)
 
 
 def save_pixel(path: Path, weights: dict[str, Tensor], spec: PixelSpec, facts: dict[str, Any]) -> None:
-    """Write weights in half precision with all that it takes to use them, in one file."""
+    """Write weights in half precision, with the spec and facts needed to use them, as one file."""
     half = {name: value.detach().half().cpu().contiguous() for name, value in weights.items()}
     save_file(half, path, {"spec": spec.to_json(), "facts": json.dumps(facts)})
 
 
 @dataclass(frozen=True)
 class PixelFile:
-    """Weights of a pixel teacher or student with what belongs to them."""
+    """Weights of a pixel teacher or student.
+
+    Attributes:
+        path: file of the weights.
+        weights: by name.
+        spec: of the network.
+        facts: settings of the training; a student has `model` and `targets`.
+    """
 
     path: Path
     weights: dict[str, Tensor]
@@ -248,14 +265,14 @@ class PixelFile:
 
 
 def read_pixel(name: str, kind: Literal["teacher", "student"]) -> PixelFile:
-    """Read `shapes`, a run, one of its checkpoints or a file.
+    """Read the weights of a pixel teacher or student.
 
     Args:
-        name: what a user would write.
-        kind: which of the two it must be.
+        name: `shapes` for the shipped weights, a run, one of its checkpoints, or a file.
+        kind: which of the two is expected.
 
     Raises:
-        CheckpointError: if there is none, it is damaged or the other kind.
+        CheckpointError: if there is none, or it is damaged or of the other kind.
     """
     command = "teach" if kind == "teacher" else "train"
     if name == SHAPES:
@@ -286,7 +303,7 @@ def _read_file(path: Path, kind: str) -> PixelFile:
 
 
 def load_pixel(base: str, device: torch.device) -> PixelDenoiser:
-    """Load a pixel teacher, see :func:`read_pixel`."""
+    """Load a pixel teacher; `base` and errors as of :func:`read_pixel`."""
     file = read_pixel(base, "teacher")
     network = PixelNetwork(file.spec)
     network.load_state_dict(matching_weights(file.weights, network.state_dict(), file.path))
@@ -300,18 +317,21 @@ def load_pixel_student(
 
     Args:
         name: see :func:`read_pixel`.
-        base: its teacher, if not where training found it.
+        base: its teacher; None is the one that it was trained from.
         device: where to compute.
 
     Returns:
-        The student, and the targets that it was trained for.
+        The student, frozen, and the target settings of its training.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, or the student belongs to another teacher.
     """
     file = read_pixel(name, "student")
     model = ModelSettings.model_validate(file.facts["model"])
     denoiser = load_pixel(base or model.base, device)
     if denoiser.spec != file.spec:
         raise CheckpointError(
-            f"{name}: made for another teacher than {base or model.base}; name it with --base"
+            f"{name}: made for another teacher than {base or model.base}; name it with `base`"
         )
     denoiser.adapt(model)
     own = denoiser.trainable()
@@ -324,7 +344,7 @@ def load_pixel_student(
 
 
 def with_size(network: NetworkSettings, size: int) -> int:
-    """Check that a UNet can halve pictures of a size as often as it wants to.
+    """Return the side of the pictures, in pixels, if the UNet can downsample it evenly.
 
     Raises:
         UsageError: if it cannot.

@@ -1,1 +1,1 @@
-"""Schedulers, grids of timesteps, and drawing with teachers and students."""
+"""Schedulers, grids of timesteps, and sampling with teachers and students."""

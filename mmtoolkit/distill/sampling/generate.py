@@ -1,4 +1,4 @@
-"""Draw samples: many small steps with a teacher, or a few large ones with a student."""
+"""Sampling: many small steps with a teacher, or a few large ones with a student."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +21,23 @@ from mmtoolkit.distill.sampling.grids import ScheduleKind
 from mmtoolkit.distill.sampling.scheduler import scheduler_of
 
 MANY = 50
-"""Steps of the teacher that count as its own result."""
+"""Number of steps of the teacher's reference samples."""
 
 
 def guided(denoiser: Denoiser, x: Tensor, t: Tensor, condition: Condition, guidance: float) -> Tensor:
-    """Predict with classifier-free guidance (Ho and Salimans, arXiv 2207.12598), in one batch.
+    """Return the prediction with classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
+
+    Rows with and without condition are predicted in one batch.
 
     Args:
         denoiser: a teacher or a student.
         x: noisy samples `(rows, *shape)`.
         t: timesteps `(rows,)`.
         condition: of the rows.
-        guidance: g in none + g (conditioned - none); 1 and 0 take a single pass.
+        guidance: g in none + g (conditioned - none); 1 and 0 need one pass per row, others two.
+
+    Returns:
+        Output `(rows, *shape)`, in the network's prediction type.
     """
     if guidance == 1:
         return denoiser.predict(x, t, condition)
@@ -48,13 +53,13 @@ def guided(denoiser: Denoiser, x: Tensor, t: Tensor, condition: Condition, guida
 def teacher_samples(
     denoiser: Denoiser, condition: Condition, noise: Tensor, *, steps: int = MANY, guidance: float = 1.0
 ) -> Tensor:
-    """Follow the probability-flow ODE from noise by DDIM (Song et al., arXiv 2010.02502, eq. 12).
+    """Solve the probability-flow ODE from noise by DDIM (Song et al., arXiv 2010.02502, eq. 12).
 
     Args:
-        denoiser: used as it is; open `denoiser.teacher()` around this for the teacher.
+        denoiser: predicts in its present state; call this inside `denoiser.teacher()` for the teacher.
         condition: of the rows.
         noise: `(rows, *shape)`, standard normal.
-        steps: equal steps over the 1000 timesteps; the last one ends at the clean sample itself.
+        steps: number of equal steps over the 1000 timesteps; the last one ends at the clean sample.
         guidance: classifier-free guidance scale.
 
     Returns:
@@ -89,20 +94,20 @@ def student_samples(
     damped: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw with a few large steps (gamma sampling, see `TDDScheduler`).
+    """Sample with a few large steps (gamma sampling, see `TDDScheduler`).
 
     Args:
         denoiser: a student.
         condition: of the rows.
         noise: `(rows, *shape)`, standard normal.
-        steps: network calls, or pairs of them where guidance is not 1.
-        training_steps: N of the grid that the student learned on.
+        steps: number of steps, each one network call, or two with guidance.
+        training_steps: N of the grid that the student was trained on.
         guidance: in units of the student, see :func:`student_guidance`.
-        eta: share of each jump that is noised back.
+        eta: fraction of each jump that overshoots and is noised back, in [0, 1].
         schedule: placement of the steps.
-        clip_steps: first steps with dynamic thresholding.
-        damped: see :func:`damped_guidance`.
-        generator: of that noise.
+        clip_steps: number of first steps with dynamic thresholding.
+        damped: weaken guidance over long jumps, see :func:`damped_guidance`.
+        generator: source of the noise for eta above 0.
 
     Returns:
         Clean samples `(rows, *shape)`.
@@ -119,39 +124,41 @@ def student_samples(
 
 
 def student_guidance(teacher_units: float, guidance: float) -> float:
-    """Convert an ordinary guidance scale into the one to sample a student with.
+    """Convert a guidance scale of the teacher to the equivalent scale of its student.
 
-    A student with decoupled guidance has eps(c) = eps_u + (1 + w)(eps_c - eps_u) and eps(none) = eps_u of
-    its teacher, so its scale g acts as g (1 + w) of the teacher's (arXiv 2409.01347, eq. 13).
+    A student with decoupled guidance predicts eps(c) = eps_u + (1 + w)(eps_c - eps_u) and
+    eps(none) = eps_u, where eps_c and eps_u are its teacher's. Its scale g acts as g (1 + w) of the teacher's
+    (arXiv 2409.01347, eq. 13).
 
     Args:
-        teacher_units: guidance scale as for the teacher, 1 being none.
+        teacher_units: guidance scale for the teacher; 1 is no guidance.
         guidance: strength w that the student was trained with.
     """
     return teacher_units / (1 + guidance)
 
 
 def damped_guidance(guidance: float, turn: float) -> float:
-    """Return the scale to use for a long jump: 1 + (g - 1) cos of its angle where g is above 1.
+    """Return the guidance scale for a jump: 1 + (g - 1) cos(angle) for g above 1, otherwise g.
 
-    Guidance follows the difference of two predictions. Over a short jump that is the teacher's own guidance;
-    a long one ends in two nearly finished samples, whose difference leads nowhere: at a right angle, as in
-    the jump of a single step, none of it is left. Between 0 and 1 nothing lies outside of the two samples.
+    Guidance extrapolates along the difference of two predictions. For a short jump this is the teacher's own
+    guidance. For a long one the predictions are two nearly finished samples, and a point beyond them is not a
+    sample. A jump at a right angle, as in sampling with one step, therefore has no guidance. A scale from 0
+    to 1 interpolates between the two and needs no damping.
 
     Args:
-        guidance: in units of the student.
+        guidance: scale g, in units of the student.
         turn: cosine of the jump's angle, see :meth:`~mmtoolkit.distill.models.denoiser.Levels.turn`.
     """
     return 1 + (guidance - 1) * max(0.0, turn) if guidance > 1 else guidance
 
 
 def step_guidance(levels: Levels, grid: Sequence[int], guidance: float, *, damped: bool) -> list[float]:
-    """Return the guidance scale of each step of a sampler, in units of the student.
+    """Return the guidance scale of each step, in units of the student.
 
     Args:
         levels: signal and noise of the timesteps.
         grid: timesteps of the steps, descending.
-        guidance: scale asked for.
+        guidance: scale without damping, in units of the student.
         damped: weaken it over long jumps, see :func:`damped_guidance`.
     """
     if not damped:
@@ -161,19 +168,26 @@ def step_guidance(levels: Levels, grid: Sequence[int], guidance: float, *, dampe
 
 
 def in_parts(condition: Condition, noise: Tensor, rows: int = 256) -> list[tuple[Condition, Tensor]]:
-    """Cut many rows into batches that fit into memory."""
+    """Split conditions and noise into batches of at most `rows` rows."""
     starts = range(0, len(noise), rows)
     return [(take_rows(condition, slice(s, s + rows)), noise[s : s + rows]) for s in starts]
 
 
 def to_bytes(pictures: Tensor) -> np.ndarray:
-    """Turn pictures `(rows, 3, height, width)` in [-1, 1] into `(rows, height, width, 3)` in 0..255."""
+    """Convert pictures `(rows, 3, height, width)` in [-1, 1] to `(rows, height, width, 3)` in 0..255."""
     scaled = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def draw_grid(pictures: Tensor, columns: int, *, least: int = 96, gap: int = 2) -> Image.Image:
-    """Put pictures in [-1, 1] on a grid, small ones enlarged to at least `least` pixels a side."""
+    """Arrange pictures `(rows, 3, height, width)` in [-1, 1] as one image.
+
+    Args:
+        pictures: to arrange, row by row.
+        columns: number of columns.
+        least: height in pixels to which smaller pictures are enlarged, by a whole factor.
+        gap: width in pixels of the white lines between pictures.
+    """
     arrays = to_bytes(pictures)
     factor = max(1, -(-least // arrays.shape[1]))
     arrays = arrays.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -188,7 +202,7 @@ def draw_grid(pictures: Tensor, columns: int, *, least: int = 96, gap: int = 2) 
 
 
 def save_grid(pictures: Tensor, columns: int, path: Path) -> Path:
-    """Write a grid as PNG, making its folder."""
+    """Write a grid of pictures as PNG, creating its folder; arguments as of :func:`draw_grid`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(pictures, columns).save(path)
     return path

@@ -1,4 +1,4 @@
-"""The grids of timesteps on which students are trained and sampled; plain integers."""
+"""Grids of timesteps for training and sampling students, as lists of integers."""
 
 from typing import Literal
 
@@ -6,10 +6,10 @@ ScheduleKind = Literal["equidistant", "non_equidistant"]
 
 
 def training_grid(training_steps: int, timesteps: int = 1000) -> list[int]:
-    """Return the grid that students learn on, descending: 999, 995, ..., 3 for 250 of 1000.
+    """Return the grid for training students, descending: 999, 995, ..., 3 for 250 of 1000.
 
     Raises:
-        ValueError: if `training_steps` does not lie in 1..timesteps.
+        ValueError: if `training_steps` is not in 1..timesteps.
     """
     if not 1 <= training_steps <= timesteps:
         raise ValueError(f"training_steps must lie in 1..{timesteps}, not {training_steps}")
@@ -18,7 +18,7 @@ def training_grid(training_steps: int, timesteps: int = 1000) -> list[int]:
 
 
 def equidistant(steps: int, training_steps: int, timesteps: int = 1000) -> list[int]:
-    """Return tau^K: `steps` points of the training grid at equal distances, descending.
+    """Return tau^K: K = `steps` equidistant points of the training grid, descending (arXiv 2409.01347).
 
     Raises:
         ValueError: if there are more steps than grid points.
@@ -37,9 +37,15 @@ def sampling_grid(
     Args:
         steps: number of network calls.
         training_steps: N of the training grid.
-        kind: `non_equidistant` starts from 4 steps and inserts points of the 8-step grid, early ones
-            first, for 5 to 7 steps; for any other number it is `equidistant`.
-        timesteps: of the diffusion.
+        kind: for 5 to 7 steps, `non_equidistant` takes the 4-step grid and inserts points of the 8-step grid,
+            noisiest first; for other numbers of steps it equals `equidistant`.
+        timesteps: number of timesteps of the diffusion.
+
+    Returns:
+        Timesteps, descending.
+
+    Raises:
+        ValueError: if there are more steps than grid points.
     """
     if kind == "equidistant" or not 4 < steps < 8:
         return equidistant(steps, training_steps, timesteps)

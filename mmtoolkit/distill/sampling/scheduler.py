@@ -27,11 +27,11 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 @dataclass
 class TDDSchedulerOutput(BaseOutput):
-    """What a step returns.
+    """Result of a step.
 
     Attributes:
-        prev_sample: the sample at the next timestep, the shape of the sample.
-        pred_original_sample: the estimate of the clean sample.
+        prev_sample: sample at the next timestep, `(rows, ...)`.
+        pred_original_sample: estimate of the clean sample, the same shape.
     """
 
     prev_sample: Tensor
@@ -39,7 +39,7 @@ class TDDSchedulerOutput(BaseOutput):
 
 
 class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """Stepping over a grid; subclasses say what the levels are."""
+    """Steps over a grid of timesteps; subclasses define the noise levels and the prediction type."""
 
     order = 1
     init_noise_sigma = 1.0
@@ -48,10 +48,11 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     prediction: Prediction
 
     def _start(self) -> None:
+        # Diffusers reads `timesteps` of a new scheduler, so it needs a grid before set_timesteps is called
         self.num_inference_steps: int | None = None
-        self._take(sampling_grid(min(8, self.config.training_steps), self.config.training_steps), None)
+        self._use_grid(sampling_grid(min(8, self.config.training_steps), self.config.training_steps), None)
 
-    def _take(self, grid: list[int], device: str | torch.device | None) -> None:
+    def _use_grid(self, grid: list[int], device: str | torch.device | None) -> None:
         self.grid = grid
         self.timesteps = self.levels.times[grid].to(device)
         self._step_index: int | None = None
@@ -59,12 +60,12 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def step_index(self) -> int | None:
-        """Position in `timesteps` of the next step; none before the first."""
+        """Position in `timesteps` of the next step; None before the first."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Position at which image-to-image starts."""
+        """Position in `timesteps` of the first step, if an image-to-image pipeline has set it."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -72,11 +73,11 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Return the sample as it is: the network takes unit variance."""
+        """Return the sample unchanged: the network takes inputs of unit variance."""
         return sample
 
     def __len__(self) -> int:
-        """Count the timesteps of training."""
+        """Return the number of timesteps of the base model."""
         return int(self.config.num_train_timesteps)
 
     def set_timesteps(
@@ -85,15 +86,15 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         device: str | torch.device | None = None,
         timesteps: list[int] | None = None,
     ) -> None:
-        """Choose the timesteps of the next sampling.
+        """Set the timesteps for sampling.
 
         Args:
-            num_inference_steps: network calls, placed as the config's `schedule` says.
-            device: where `timesteps` is to lie.
-            timesteps: own positions in 0..999, descending, instead.
+            num_inference_steps: number of steps, spaced by the config's `schedule`.
+            device: device for `timesteps`.
+            timesteps: custom timesteps in 0..999, descending, instead of a number of steps.
 
         Raises:
-            ValueError: if neither or both are given, or they cannot be used.
+            ValueError: if neither or both are given, or they are out of range or order.
         """
         if (timesteps is None) == (num_inference_steps is None):
             raise ValueError("give either num_inference_steps or timesteps")
@@ -106,16 +107,21 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             total, kind = self.config.num_train_timesteps, self.config.schedule
             grid = sampling_grid(int(num_inference_steps or 0), self.config.training_steps, kind, total)
         self.num_inference_steps = len(grid)
-        self._take(grid, device)
+        self._use_grid(grid, device)
 
     def _position(self, timestep: Any) -> int:
-        """Find the step that a pipeline means: by counting, and by its timestep on the first call."""
+        """Return the position of the current step.
+
+        The first call finds it by the timestep, because image-to-image pipelines start in the middle; later
+        calls count. The nearest timestep is taken, since pipelines may pass one in half precision.
+        """
         if self._step_index is None:
             near = (self.timesteps.double().cpu() - float(timestep)).abs()
             self._step_index = int(near.argmin()) if self._begin_index is None else self._begin_index
         return self._step_index
 
     def _level(self, t: int) -> tuple[float, float]:
+        """Return alpha and sigma of a timestep."""
         return float(self.levels.alpha[t]), float(self.levels.sigma[t])
 
     def step(
@@ -130,12 +136,16 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Go from one timestep to the next.
 
         Args:
-            model_output: of the network at `sample`, the same shape.
+            model_output: output of the network at `sample`, the same shape.
             timestep: one of `timesteps`.
             sample: noisy sample `(rows, ...)`.
-            eta: share of the way to the clean sample that is jumped too far and noised back, in [0, 1].
-            generator: of that noise.
+            eta: how far the jump overshoots the next timestep, as a fraction of it, in [0, 1]; the difference
+                is noised back. 0 is deterministic.
+            generator: source of that noise.
             return_dict: return an object instead of a tuple.
+
+        Returns:
+            The sample at the next timestep and the estimate of the clean sample; equal at the last step.
 
         Raises:
             ValueError: if `set_timesteps` was not called, or eta is out of range.
@@ -146,11 +156,13 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"eta must lie in [0, 1], not {eta}")
         position = self._position(timestep)
         alpha, sigma = (torch.tensor(level) for level in self._level(self.grid[position]))
+        # pipelines pass half precision, in which (x - sigma eps) / alpha loses too much at high noise
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         clean, eps = to_x0_eps(model_output, x, alpha, sigma, self.prediction)
         if position < self.config.clip_steps:
             clean = self._threshold(clean)
-            eps = (x - alpha * clean) / sigma
+            eps = (x - alpha * clean) / sigma  # so that x is still alpha clean + sigma eps
+        # the last step returns x_0 itself; Diffusers' TCDScheduler ends at timestep 0, with some noise left
         last = position + 1 == len(self.grid)
         previous = clean if last else self._jump(clean, eps, self.grid[position + 1], eta, generator)
         self._step_index = position + 1
@@ -158,27 +170,33 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return TDDSchedulerOutput(previous, clean) if return_dict else (previous, clean)
 
     def _jump(self, clean: Tensor, eps: Tensor, after: int, eta: float, generator: Generators) -> Tensor:
-        """Go to floor((1 - eta) after), then add noise up to `after`."""
+        """Jump to timestep floor((1 - eta) after), then add noise up to `after` (gamma sampling)."""
         target = math.floor((1 - eta) * after)
         alpha, sigma = self._level(target)
         x: Tensor = alpha * clean + sigma * eps
         if target == after:
             return x
         alpha_after, sigma_after = self._level(after)
+        # scaling to alpha_after scales the noise already in x, too; fresh noise supplies the missing variance
         scale = alpha_after / alpha
         spread = math.sqrt(max(0.0, sigma_after**2 - (scale * sigma) ** 2))
         noise: Tensor = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return scale * x + spread * noise
 
     def _threshold(self, clean: Tensor) -> Tensor:
-        """Clip to a high quantile and scale to [-1, 1] (Saharia et al., arXiv 2205.11487, section 2.3)."""
+        """Clip each sample to a high quantile of its absolute values, then scale it to [-1, 1].
+
+        This is dynamic thresholding (Saharia et al., arXiv 2205.11487, section 2.3); samples whose quantile
+        is below 1 are only clipped to [-1, 1].
+        """
         flat = clean.flatten(1).abs()
         limit = torch.quantile(flat, self.config.clip_quantile, dim=1).clamp(min=1)
         limit = limit.view(-1, *(1,) * (clean.dim() - 1))
         return clean.clamp(-limit, limit) / limit
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return alpha x_0 + sigma noise at some of `timesteps` `(rows,)`."""
+        """Return alpha x_0 + sigma noise `(rows, ...)` at values of `timesteps` `(rows,)`."""
+        # flow schedulers have fractional timesteps, so each is looked up as the nearest in the table
         near = (self.levels.times[:, None].double() - timesteps.flatten().double().cpu()).abs()
         t = near.argmin(0).to(original_samples.device)
         levels = self.levels.to(original_samples.device)
@@ -189,19 +207,20 @@ class _FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 class TDDScheduler(_FewStepScheduler):
     """Sampler for variance-preserving students: SD 1.5, SDXL and pixel models.
 
-    Its defaults are those of Diffusers' other schedulers, as `from_config` leaves out what is default there.
+    The defaults equal those of Diffusers' other schedulers, because `from_config` copies only values that
+    differ from the defaults of the other scheduler.
 
     Args:
         num_train_timesteps: T of the base model.
         beta_start: first beta.
         beta_end: last beta.
         beta_schedule: `linear`, `scaled_linear` or `squaredcos_cap_v2`.
-        trained_betas: own betas `(T,)` instead.
+        trained_betas: betas `(T,)` to use instead of a schedule.
         prediction_type: `epsilon`, `v_prediction` or `sample`.
         rescale_betas_zero_snr: end at pure noise (Lin et al., arXiv 2305.08891, algorithm 1).
-        training_steps: N of the grid that the student learned on.
+        training_steps: N of the grid that the student was trained on.
         schedule: `equidistant`, or `non_equidistant` for 5 to 7 steps.
-        clip_steps: first steps with dynamic thresholding of the clean sample.
+        clip_steps: number of first steps with dynamic thresholding of the clean sample.
         clip_quantile: quantile of that thresholding.
     """
 
@@ -244,17 +263,17 @@ class TDDFlowScheduler(_FewStepScheduler):
 
     Args:
         num_train_timesteps: T of the base model.
-        shift: of the sigmas, as the base model's scheduler says.
-        use_dynamic_shifting: take the shift exp(mu) that the pipeline computes from the picture's size.
-        use_flow_sigmas: tells pipelines to leave the sigmas to this scheduler.
-        training_steps: N of the grid that the student learned on.
+        shift: shift of the sigmas, as in the base model's scheduler.
+        use_dynamic_shifting: use the shift exp(mu) that the pipeline computes from the picture's size.
+        use_flow_sigmas: makes pipelines leave the sigmas to this scheduler.
+        training_steps: N of the grid that the student was trained on.
         schedule: `equidistant`, or `non_equidistant` for 5 to 7 steps.
-        clip_steps: first steps with dynamic thresholding of the clean sample.
+        clip_steps: number of first steps with dynamic thresholding of the clean sample.
         clip_quantile: quantile of that thresholding.
-        base_image_seq_len: read by the FLUX pipeline to compute mu, as are the three that follow.
-        max_image_seq_len: see there.
-        base_shift: see there.
-        max_shift: see there.
+        base_image_seq_len: number of tokens at which mu is `base_shift`; read by the FLUX pipeline.
+        max_image_seq_len: number of tokens at which mu is `max_shift`.
+        base_shift: mu of the smallest pictures.
+        max_shift: mu of the largest pictures.
     """
 
     _compatibles = ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]  # noqa: RUF012
@@ -287,13 +306,13 @@ class TDDFlowScheduler(_FewStepScheduler):
         timesteps: list[int] | None = None,
         mu: float | None = None,
     ) -> None:
-        """Choose the timesteps; `mu` is the logarithm of a dynamic shift, see the base class for the rest."""
+        """Set the timesteps; `mu` is the logarithm of a dynamic shift, the rest is as in the base class."""
         if self.config.use_dynamic_shifting and mu is not None:
             self.levels = Levels.flow(math.exp(mu))
         super().set_timesteps(num_inference_steps, device, timesteps)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """Return alpha x_0 + sigma noise, as flow pipelines call it."""
+        """Return alpha x_0 + sigma noise; flow pipelines call `add_noise` by this name."""
         return self.add_noise(sample, noise, timestep)
 
 
@@ -304,7 +323,15 @@ def scheduler_of(
     schedule: ScheduleKind = "equidistant",
     clip_steps: int = 0,
 ) -> TDDScheduler | TDDFlowScheduler:
-    """Return the sampler of a student whose levels are at hand."""
+    """Return the scheduler for a student with known noise levels.
+
+    Args:
+        levels: noise levels of the student.
+        prediction: what its network predicts.
+        training_steps: N of the grid that it was trained on.
+        schedule: spacing of the steps.
+        clip_steps: number of first steps with dynamic thresholding.
+    """
     scheduler: TDDScheduler | TDDFlowScheduler
     kind: dict[str, Any] = {
         "training_steps": training_steps,
@@ -320,7 +347,11 @@ def scheduler_of(
 
 
 def _betas(kind: str, start: float, end: float, count: int) -> Tensor:
-    """Tabulate betas `(count,)` in float32."""
+    """Return the betas `(count,)` of a schedule, in float32.
+
+    Raises:
+        ValueError: if the schedule is unknown.
+    """
     if kind == "linear":
         return torch.linspace(start, end, count, dtype=torch.float32)
     if kind == "scaled_linear":
@@ -333,7 +364,7 @@ def _betas(kind: str, start: float, end: float, count: int) -> Tensor:
 
 
 def _zero_terminal(alphas_cumprod: Tensor) -> Tensor:
-    """Shift and scale sqrt(abar) so that the last is 0 and the first stays."""
+    """Shift and scale sqrt(abar) so that the last is 0 and the first is unchanged (arXiv 2305.08891)."""
     root = alphas_cumprod.sqrt()
     first, last = root[0], root[-1]
     return ((root - last) * first / (first - last)) ** 2

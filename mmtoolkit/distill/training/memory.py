@@ -1,4 +1,4 @@
-"""Expected memory of a training run, counted on the meta device before anything is loaded."""
+"""Expected memory of a training run, computed on the meta device before any weights are loaded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,21 +18,22 @@ from mmtoolkit.distill.models.families import Family, Source, lora_ranks
 from mmtoolkit.distill.models.lora import add_lora
 
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256}
-"""Of both moments, for each trained number; 8-bit moments come with a float32 scale for each block of 256."""
+"""Bytes of both moments per trained parameter; 8-bit moments have a float32 scale per block of 256."""
 _TOKENS = {"sd15": 77, "sdxl": 77, "sd3": 77 + 256, "flux": 512}
+"""Length of the encoded prompts of each family."""
 
 
 def expected_memory(settings: DistillSettings, source: Source, size: int, rows: int) -> dict[str, int]:
-    """Count the bytes that training holds, by what they are for.
+    """Return the bytes that training needs, by purpose.
 
-    Weights, gradients and optimizer are exact. Activations are what autograd keeps of one forward pass of the
-    student; text encoders and autoencoder are not in memory.
+    Weights, gradients and optimizer are exact. Activations are the tensors that autograd saves in one forward
+    pass of the student. Text encoders and autoencoder are not in memory during training.
 
     Args:
-        settings: model, precision and train are used.
-        source: the base.
+        settings: `model`, `precision` and `train` are used.
+        source: the base model.
         size: side of the pictures in pixels.
-        rows: pictures computed at once on one device.
+        rows: number of pictures per forward pass on one device.
     """
     network, family = source.empty_network(), source.family
     base = sum(parameter.numel() for parameter in network.parameters())
@@ -44,6 +45,8 @@ def expected_memory(settings: DistillSettings, source: Source, size: int, rows: 
         ranks = lora_ranks(network, family, settings.model.rank)
         add_lora(network, ranks, {name: float(rank) for name, rank in ranks.items()})
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    # the base takes the run's precision and the LoRA stays in float32, as in training: the size of saved
+    # activations depends on it
     for parameter in network.parameters():
         if full or not parameter.requires_grad:
             parameter.data = parameter.data.to(getattr(torch, settings.precision))
@@ -65,10 +68,14 @@ def _latent_shape(source: Source, size: int) -> tuple[int, int, int]:
 
 
 def check_memory(parts: dict[str, int], device: torch.device) -> None:
-    """Refuse to start what cannot fit.
+    """Check that a training fits into the free memory of a device.
+
+    Args:
+        parts: bytes by purpose, see :func:`expected_memory`.
+        device: device of the training.
 
     Raises:
-        ConfigError: saying what is needed, what is there, and which settings need less.
+        ConfigError: if it does not fit, naming the settings that reduce the need.
     """
     free, needed = free_memory(device), sum(parts.values())
     if free is None or needed <= free:
@@ -82,7 +89,7 @@ def check_memory(parts: dict[str, int], device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that are free on a device, or None where nobody says."""
+    """Return the free bytes of a device, or None if the system does not report them."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -93,13 +100,13 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def kept_activations(network: nn.Module, family: Family, shape: Sequence[int], *, checkpointing: bool) -> int:
-    """Count the bytes that autograd keeps of a forward pass, without computing it.
+    """Return the bytes that autograd saves in a forward pass, without computing it.
 
     Args:
-        network: on the meta device, with what trains in it.
-        family: of the network.
-        shape: of the latents, `(rows, channels, height, width)`.
-        checkpointing: keep only the blocks' inputs, and one block's activations at a time.
+        network: network on the meta device, with its trainable parameters.
+        family: family of the network.
+        shape: shape of the latents, `(rows, channels, height, width)`.
+        checkpointing: save only the inputs of blocks, and one block's activations at a time.
     """
     inner: Any = network
     keeper = _Keeper(network)
@@ -111,12 +118,15 @@ def kept_activations(network: nn.Module, family: Family, shape: Sequence[int], *
     arguments = family.arguments(x, times, _meta_condition(family, inner.config, shape[0]))
     with _FlashAttention(), keeper.keeping():
         network(**arguments, return_dict=False)
+    # the backward pass recomputes one block at a time, so the largest one sets the peak
     return keeper.kept + keeper.largest_block
 
 
 def _meta_condition(family: Family, config: Any, rows: int) -> Condition:
+    """Return a condition on the meta device, of the shapes that the network's configuration expects."""
     width = config.get("joint_attention_dim") or config.get("cross_attention_dim")
     added = 6 * (config.get("addition_time_embed_dim") or 0)
+    # SDXL's projection takes the pooled text and six embedded numbers (time_ids) side by side
     pooled = config.get("pooled_projection_dim") or config.get("projection_class_embeddings_input_dim") or 0
     shapes = {
         "text": (rows, _TOKENS[family.name], width),
@@ -128,7 +138,7 @@ def _meta_condition(family: Family, config: Any, rows: int) -> Condition:
 
 
 class _Keeper:
-    """Adds up the storages that autograd saves; those of weights and what was seen before count nothing."""
+    """Sums the bytes of the storages that autograd saves, each once; storages of weights do not count."""
 
     def __init__(self, network: nn.Module) -> None:
         self.kept = 0
@@ -138,10 +148,11 @@ class _Keeper:
             self._new_bytes(parameter)
 
     def _new_bytes(self, tensor: Tensor) -> int:
+        """Return the bytes of a tensor's storage, 0 if it was seen before: views share storage."""
         storage = tensor.untyped_storage()
         if storage._cdata in self._held:
             return 0
-        self._held[storage._cdata] = storage  # kept alive, so that its address stays its own
+        self._held[storage._cdata] = storage  # kept alive, or a new storage could get the same address
         return storage.nbytes()
 
     def _pack(self, tensor: Tensor) -> Tensor:
@@ -150,12 +161,15 @@ class _Keeper:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Count while the context is open."""
+        """Count inside a `with` block."""
         with saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
 
     def block(self, module: Callable[..., Any], *inputs: Any) -> Any:
-        """Run a checkpointed block: its inputs stay, its activations only while it is recomputed."""
+        """Run a checkpointed block, in the role of `torch.utils.checkpoint.checkpoint`.
+
+        Its inputs are saved for the whole pass; its activations exist only while they are recomputed.
+        """
         self.kept += sum(self._new_bytes(value) for value in inputs if isinstance(value, Tensor))
         before = self.kept
         with self.keeping():
@@ -166,7 +180,7 @@ class _Keeper:
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps what a fused attention kernel keeps: its inputs and its output, no attention matrix."""
+    """Saves what a fused attention kernel saves: its inputs and output, but not the attention matrix."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -180,7 +194,10 @@ class _Attention(torch.autograd.Function):
 
 
 class _FlashAttention(TorchFunctionMode):
-    """On the meta device attention would be counted as if it kept its matrix; GPUs use fused kernels."""
+    """Replaces attention by :class:`_Attention`.
+
+    On the meta device PyTorch takes the path that saves the attention matrix; GPUs use fused kernels.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:

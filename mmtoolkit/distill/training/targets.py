@@ -1,7 +1,7 @@
-"""Target timesteps: how far the student is to jump, drawn for a whole batch at once.
+"""Target timesteps: how far the student jumps, drawn for a whole batch at once.
 
-LCM, PCM, TCD and TDD differ only here. Every rule is a table: row n lists the candidates for a start at grid
-point n, so that a draw for a batch is one gather, on the device.
+LCM, PCM, TCD and TDD differ mainly in this choice. Each rule becomes a table whose row n lists the candidates
+for a start at grid point n. A draw for a batch is then a single gather on the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,19 +15,20 @@ from mmtoolkit.distill.config import TargetSettings
 from mmtoolkit.distill.sampling.grids import equidistant, training_grid
 
 PUBLISHED_WINDOW = 260
+"""Width of the window in the authors' code, in timesteps."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The draw of timesteps of one rule.
+    """Table of the target timesteps of one rule, and the draws from it.
 
     Attributes:
         grid: starts t_{n+1}, ascending `(training_steps,)`.
         before: the grid point t_n below each start, 0 below the first.
         candidates: targets of each start, padded, `(training_steps, most)`.
-        counts: number of candidates of each start.
-        eta: largest stochastic offset.
-        eta_zero: share of the draws without an offset.
+        counts: number of candidates of each start, `(training_steps,)`.
+        eta: largest stochastic offset, as a fraction of the target.
+        eta_zero: probability of a draw without an offset.
     """
 
     grid: Tensor
@@ -39,38 +40,47 @@ class Targets:
 
     @classmethod
     def from_settings(cls, settings: TargetSettings, device: torch.device) -> "Targets":
-        """Tabulate the rule that the settings name."""
+        """Tabulate the rule of targets.rule.
+
+        Args:
+            settings: rule and its parameters.
+            device: device of the table and of the draws.
+        """
         grid = training_grid(settings.training_steps)[::-1]
         before = [0, *grid[:-1]]
         lists = [RULES[settings.rule](start, t, settings) for start, t in zip(grid, before, strict=True)]
         counts = torch.tensor([len(one) for one in lists])
+        # the padding is never drawn: `draw` scales its uniform numbers by the count of each row
         padded = [list(one) + [0] * (int(counts.max()) - len(one)) for one in lists]
+        # the stochastic offset belongs to TDD alone; the other papers use their targets unchanged
         offset = settings.eta if settings.rule == "tdd" else 0.0
         candidates = torch.tensor(padded, device=device)
         starts, ends = torch.tensor(grid, device=device), torch.tensor(before, device=device)
         return cls(starts, ends, candidates, counts.to(device), offset, settings.eta_zero if offset else 0.0)
 
     def draw_starts(self, rows: int, generator: torch.Generator) -> Tensor:
-        """Draw grid positions n `(rows,)`, uniformly."""
+        """Draw grid positions n `(rows,)` uniformly, with a generator on the table's device."""
         return torch.randint(len(self.grid), (rows,), generator=generator, device=self.grid.device)
 
     def draw(self, n: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a target timestep for each start.
+        """Draw a target timestep for each start, with its stochastic offset (arXiv 2409.01347).
 
         Args:
             n: grid positions `(rows,)`.
-            generator: of the draws, on the device of n.
+            generator: source of the draws, on the device of n.
 
         Returns:
             tau `(rows,)` in 0..999, at most the point below the start.
         """
+        # every rule draws all three rows, so that the generator's state does not depend on the rule
         uniform = torch.rand(3, len(n), generator=generator, device=n.device)
-        place = (uniform[0] * self.counts[n]).long()
-        tau = self.candidates[n, place]
+        column = (uniform[0] * self.counts[n]).long()
+        tau = self.candidates[n, column]
         if not self.eta:
             return tau
         eta = self.eta * uniform[2]
         if self.eta_zero:
+            # some exact targets: samplers without offset (eta 0) stop at these points themselves
             eta *= uniform[1] >= self.eta_zero
         return ((1 - eta) * tau).long()
 
@@ -87,29 +97,36 @@ def _below(points: Sequence[int], t: int) -> int:
 
 
 def _lcm(start: int, t: int, settings: TargetSettings) -> list[int]:
-    """Always the clean sample (Luo et al., arXiv 2310.04378)."""
+    """Return 0, the clean sample (LCM; Luo et al., arXiv 2310.04378)."""
     return [0]
 
 
 def _pcm(start: int, t: int, settings: TargetSettings) -> list[int]:
-    """The lower edge of the phase (Wang et al., arXiv 2405.18407, section 3.1)."""
+    """Return the lower edge of the phase of t (PCM; Wang et al., arXiv 2405.18407, section 3.1)."""
     return [_below([0, *equidistant(settings.phases, settings.training_steps)], t)]
 
 
 def _tcd(start: int, t: int, settings: TargetSettings) -> list[int]:
-    """Anything at or below t_n (Zheng et al., arXiv 2402.19159, eq. 15)."""
+    """Return all timesteps at or below t_n (TCD; Zheng et al., arXiv 2402.19159, eq. 15)."""
     return list(range(t + 1))
 
 
 def _tdd(start: int, t: int, settings: TargetSettings) -> list[int]:
-    """Points that a sampler of K_min..K_max steps will really stop at; see `window`."""
+    """Return points at which a sampler of K_min..K_max steps stops (TDD; arXiv 2409.01347).
+
+    The setting targets.window chooses among them.
+    """
     points = pool(settings)
     if settings.window == "schedule":
+        # one candidate per K, the next stop of its schedule: exactly the jumps that sampling makes.
+        # Equal points are kept, so that each K has the same weight.
         steps = range(settings.steps_min, settings.steps_max + 1)
         return [_below([0, *equidistant(k, settings.training_steps)], t) for k in steps]
     if settings.window == "published":
+        # the authors' code measures its window from the largest candidate, not from the start
         top = _below(points, t)
         return [point for point in points if top - PUBLISHED_WINDOW <= point <= top]
+    # the paper's window: no sampler with at least K_min steps jumps farther than the widest interval of K_min
     edges = [*equidistant(settings.steps_min, settings.training_steps), 0]
     widest = max(a - b for a, b in pairwise(edges))
     return [point for point in points if start - widest <= point <= t]

@@ -1,7 +1,7 @@
 """Families of latent diffusion models: SD 1.5, SDXL, SD 3 and FLUX, from any checkpoint with their layout.
 
-One class serves all four, :class:`LatentDenoiser`; what differs is in the table :data:`FAMILIES`: names of
-parts, the arguments of the network, and what encoding a prompt returns.
+One class, :class:`LatentDenoiser`, serves all four. The table :data:`FAMILIES` has their differences: names
+of parts, arguments of the network, and what encoding a prompt returns.
 """
 
 from mmtoolkit.distill.models.families.autoencoder import Autoencoder

@@ -1,4 +1,4 @@
-"""The autoencoder of a latent family, in memory only while it is used."""
+"""The autoencoder of a latent family, on the device only while it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from mmtoolkit.distill.models.families.source import Source
 
 
 class Autoencoder:
-    """Pictures to latents and back, scaled and shifted as the denoiser takes them.
+    """Converts pictures to latents and back, with the denoiser's scale and shift.
 
     Attributes:
-        shape: of one latent, `(channels, height, width)`.
+        shape: shape of one latent, `(channels, height, width)`.
     """
 
     def __init__(self, source: Source, size: int) -> None:
-        """Read the configuration; the weights are loaded at first need.
+        """Read the configuration; the weights are loaded at first use.
 
         Args:
             source: the checkpoint.
@@ -34,31 +34,32 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw latents of pictures.
+        """Sample latents of pictures from the posterior.
 
         Args:
             pictures: `(rows, 3, height, width)` in [-1, 1].
-            generator: of the posterior's noise, on the CPU.
+            generator: source of the posterior's noise, on the CPU.
 
         Returns:
             (posterior sample - shift) * scale, `(rows, *shape)`.
         """
-        with self._lent(pictures.device) as vae:
+        with self._on_device(pictures.device) as vae:
             posterior = vae.encode(pictures.float()).latent_dist
+        # drawn on the CPU, so that the noise is the same on every device
         noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
         latents: Tensor = posterior.mean + posterior.std * noise
         return (latents - self.shift) * self.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents `(rows, *shape)` into pictures `(rows, 3, height, width)` in [-1, 1]."""
-        with self._lent(latents.device) as vae:
-            rows = (latents.float() / self.scale + self.shift).split(1)  # one by one: decoding takes memory
+        """Decode latents `(rows, *shape)` to pictures `(rows, 3, height, width)` in [-1, 1]."""
+        with self._on_device(latents.device) as vae:
+            rows = (latents.float() / self.scale + self.shift).split(1)  # one at a time to save memory
             return torch.cat([vae.decode(row, return_dict=False)[0] for row in rows]).clamp(-1, 1)
 
     @contextmanager
-    def _lent(self, device: torch.device) -> Iterator[Any]:
-        """Move the weights to the device while they work; otherwise they wait in the CPU's memory."""
+    def _on_device(self, device: torch.device) -> Iterator[Any]:
+        """Move the weights to the device inside a `with` block, and back to the CPU afterwards."""
         if self._vae is None:
             self._vae = self.source.vae()
         try:

@@ -1,4 +1,4 @@
-"""What differs between SD 1.5, SDXL, SD 3 and FLUX, as one table of small functions."""
+"""The differences between SD 1.5, SDXL, SD 3 and FLUX, as a table of small functions."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +18,17 @@ class Family:
     """One family of latent diffusion models.
 
     Attributes:
-        name: as in the settings.
+        name: value of model.family.
         pipeline: class of the Diffusers pipeline.
-        part: the denoiser's name in it.
-        network: the denoiser's class.
+        part: name of the denoiser in the pipeline.
+        network: class of the denoiser.
         flow: whether it is trained by flow matching.
-        adapted: pattern of the layers that carry the LoRA.
-        arguments: from latents `(rows, channels, height, width)`, the times `(rows,)` and the condition (with
-            `time_ids` and `guidance`), the keyword arguments of the network.
-        unpack: undoes what `arguments` did to the latents' shape, given the output and that shape.
-        encode: from a pipeline and prompts, the condition of the prompts and of no prompt.
-        layout: where a single file's missing configuration lies when the hub may be asked.
+        adapted: pattern of the layers that get the LoRA.
+        arguments: makes the network's keyword arguments from latents `(rows, channels, height, width)`, times
+            `(rows,)` and the condition (with `time_ids` and `guidance`).
+        unpack: reshapes the network's output to the given shape of the latents.
+        encode: encodes prompts with a pipeline; returns their condition, and one row for no prompt.
+        layout: hub id with the configuration that a single file does not contain.
     """
 
     name: str
@@ -68,13 +68,14 @@ def _sd3_arguments(x: Tensor, times: Tensor, condition: Condition) -> Arguments:
 def _flux_arguments(x: Tensor, times: Tensor, condition: Condition) -> Arguments:
     height, width = x.shape[2:]
     text = condition["text"].to(x.dtype)
+    # FLUX embeds positions from ids (0, row, column), one per 2 x 2 square of latents
     grid = torch.zeros(height // 2, width // 2, 3, device=x.device, dtype=x.dtype)
     grid[..., 1] = torch.arange(height // 2, device=x.device)[:, None]
     grid[..., 2] = torch.arange(width // 2, device=x.device)[None]
     return {
         "hidden_states": pack(x),
         "guidance": condition["guidance"],
-        "timestep": times / 1000,
+        "timestep": times / 1000,  # the network multiplies by 1000 itself
         "encoder_hidden_states": text,
         "pooled_projections": condition["pooled"].to(x.dtype),
         "img_ids": grid.view(-1, 3),
@@ -83,13 +84,13 @@ def _flux_arguments(x: Tensor, times: Tensor, condition: Condition) -> Arguments
 
 
 def pack(x: Tensor) -> Tensor:
-    """Turn squares of 2 x 2 latents into tokens, as FLUX takes them.
+    """Reshape latents to FLUX's tokens, one per 2 x 2 square.
 
     Args:
-        x: `(rows, channels, height, width)`.
+        x: latents `(rows, channels, height, width)`.
 
     Returns:
-        `(rows, height / 2 * width / 2, channels * 4)`.
+        Tokens `(rows, height / 2 * width / 2, channels * 4)`.
     """
     rows, channels, height, width = x.shape
     squares = x.view(rows, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
@@ -97,7 +98,7 @@ def pack(x: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, shape: torch.Size) -> Tensor:
-    """Undo :func:`pack`, giving latents of `shape` `(rows, channels, height, width)`."""
+    """Reshape tokens to latents of `shape` `(rows, channels, height, width)`, the inverse of :func:`pack`."""
     rows, channels, height, width = shape
     squares = tokens.view(rows, height // 2, width // 2, channels, 2, 2)
     return squares.permute(0, 3, 1, 4, 2, 5).reshape(shape)
@@ -124,6 +125,7 @@ def _encode_sd3(pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condi
 def _encode_flux(pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
     device = pipeline.text_encoder.device
     text, pooled, _ = pipeline.encode_prompt([*prompts, ""], device=device)
+    # FLUX has no negative prompt; the empty prompt was encoded as the last row
     return {"text": text[:-1], "pooled": pooled[:-1]}, {"text": text[-1:], "pooled": pooled[-1:]}
 
 

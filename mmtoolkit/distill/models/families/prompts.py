@@ -1,4 +1,4 @@
-"""Encode prompts once, with the pipeline's own code, and forget the text encoders."""
+"""Encode prompts with the pipeline's own code; the text encoders are in memory only meanwhile."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +12,24 @@ from mmtoolkit.distill.models.families.source import Source
 def encode_prompts(
     source: Source, prompts: Sequence[str], precision: str, device: torch.device
 ) -> tuple[Condition, Condition]:
-    """Return the condition of each prompt and of one row without a prompt; text encoders are freed again.
+    """Return the condition of each prompt and that of no prompt; the text encoders are freed.
 
-    "Without a prompt" is what the pipeline itself uses for guidance: zeros where SDXL's
-    `force_zeros_for_empty_prompt` says so, otherwise the encoded empty prompt.
+    "No prompt" is what the pipeline itself uses for guidance: zeros if SDXL's `force_zeros_for_empty_prompt`
+    is set, otherwise the encoded empty prompt.
+
+    Args:
+        source: the checkpoint.
+        prompts: texts to encode.
+        precision: dtype of the text encoders, such as `bfloat16`.
+        device: device to compute on.
+
+    Returns:
+        The condition of the prompts, and of one row without prompt, on the CPU.
+
+    Raises:
+        CheckpointError: if the text encoders cannot be loaded.
     """
+    # an encoder gives no row for an empty list, and the shapes are needed even then
     parts = list(encode_in_parts(source, [prompts or [""]], precision, device))
     condition, empty = parts[0]
     return {name: value[: len(prompts)] for name, value in condition.items()}, empty
@@ -26,10 +39,10 @@ def encode_prompts(
 def encode_in_parts(
     source: Source, parts: Sequence[Sequence[str]], precision: str, device: torch.device, rows: int = 8
 ) -> Iterator[tuple[Condition, Condition]]:
-    """Encode lists of prompts one after the other, with the text encoders loaded once.
+    """Encode lists of prompts, loading the text encoders once; arguments as of :func:`encode_prompts`.
 
     Yields:
-        For each list, the condition of its prompts and of no prompt, on the CPU.
+        For each list, the condition of its prompts and of one row without prompt, on the CPU.
     """
     pipeline = source.text_pipeline(getattr(torch, precision)).to(device)
     for prompts in parts:

@@ -1,4 +1,4 @@
-"""Load parts of a checkpoint, one at a time: from a folder, a single file or the hub."""
+"""Load single parts of a checkpoint from a folder, a single file or the hub."""
 
 import re
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ _SINGLE = (".safetensors", ".ckpt")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint and how to read it.
+    """A checkpoint and the way to read it.
 
     Attributes:
         base: folder of a pipeline, a single file, or a hub id.
-        family: what it is.
-        layout: for a single file, the folder or hub id whose configuration and tokenizers it uses.
+        family: its family.
+        layout: folder or hub id with the configuration and tokenizers of a single file.
     """
 
     base: str
@@ -34,11 +34,11 @@ class Source:
 
     @classmethod
     def open(cls, base: str, family: str, layout: str | None = None) -> "Source":
-        """Check that a checkpoint is there and of the family that the settings say; little is read.
+        """Check that a checkpoint exists and is of the given family; only its configuration is read.
 
         Raises:
-            CheckpointError: if it is not there.
-            ConfigError: if it is of another family.
+            CheckpointError: if it does not exist.
+            ConfigError: if none is named, or it is of another family.
         """
         quiet_libraries()
         source = cls(base, FAMILIES[family], layout)
@@ -52,30 +52,38 @@ class Source:
             raise CheckpointError(f"model.base: {base}: no such folder or file, and not a hub id")
         found = source.pipeline_config()["_class_name"]
         if found != source.family.pipeline:
-            known = [one.name for one in FAMILIES.values() if one.pipeline == found]
-            mend = f"use --set model.family={known[0]}" if known else f"it must be one of {list(FAMILIES)}"
-            raise ConfigError(f"model.family: {family}, but {base} holds a {found}; {mend}")
+            matching = [one.name for one in FAMILIES.values() if one.pipeline == found]
+            fix = f"set model.family={matching[0]}" if matching else f"it must be one of {list(FAMILIES)}"
+            raise ConfigError(f"model.family: {family}, but {base} holds a {found}; {fix}")
         return source
 
     @property
     def single_file(self) -> bool:
-        """Tell whether everything lies in one file."""
+        """Whether the checkpoint is a single file."""
         return Path(self.base).is_file()
 
     @property
     def _configured(self) -> str:
-        """Where the configuration lies: the checkpoint itself, or a single file's layout."""
+        """Folder or hub id of the configuration: the checkpoint itself, or a single file's layout."""
         return (self.layout or self.family.layout) if self.single_file else self.base
 
     def pipeline_config(self) -> dict[str, Any]:
-        """Read what the pipeline is made of."""
+        """Return the pipeline's `model_index.json`.
+
+        Raises:
+            CheckpointError: if it cannot be read.
+        """
         import diffusers
 
         with self._explained("model_index.json"):
             return dict(diffusers.DiffusionPipeline.load_config(self._configured, **self._offline()))
 
     def config(self, part: str) -> dict[str, Any]:
-        """Read the configuration of one part, as `unet`, `vae` or `scheduler`."""
+        """Return the configuration of one part, such as `unet`, `vae` or `scheduler`.
+
+        Raises:
+            CheckpointError: if it cannot be read.
+        """
         import diffusers
 
         kind = diffusers.DDPMScheduler if part == "scheduler" else diffusers.AutoencoderKL
@@ -83,12 +91,16 @@ class Source:
             return dict(kind.load_config(self._configured, subfolder=part, **self._offline()))
 
     def network(self, dtype: torch.dtype) -> nn.Module:
-        """Load the denoiser, frozen."""
+        """Load the denoiser, frozen, in the given precision.
+
+        Raises:
+            CheckpointError: if it cannot be loaded.
+        """
         network: nn.Module = self._load(self.family.network, self.family.part, dtype)
         return network
 
     def empty_network(self) -> nn.Module:
-        """Build the denoiser without weights, on the meta device, to count with."""
+        """Build the denoiser on the meta device: shapes without weights, to count with."""
         import diffusers
 
         kind = getattr(diffusers, self.family.network)
@@ -97,7 +109,7 @@ class Source:
         return network.requires_grad_(False)
 
     def vae(self) -> Any:
-        """Load the autoencoder, frozen, in float32: in half precision SDXL's overflows."""
+        """Load the autoencoder, frozen, in float32: SDXL's overflows in half precision."""
         return self._load("AutoencoderKL", "vae", torch.float32)
 
     def _load(self, kind: str, part: str, dtype: torch.dtype) -> Any:
@@ -114,11 +126,11 @@ class Source:
         return loaded.requires_grad_(False)
 
     def text_pipeline(self, dtype: torch.dtype) -> Any:
-        """Load the pipeline with its text encoders alone."""
+        """Load the pipeline with its text encoders only."""
         return self._pipeline(dtype, {self.family.part: None, "vae": None} | self._no_safety())
 
     def pipeline(self, network: nn.Module) -> Any:
-        """Load the whole pipeline around a network that is there already."""
+        """Load the whole pipeline around an existing network."""
         dtype = next(network.parameters()).dtype
         return self._pipeline(dtype, {self.family.part: network} | self._no_safety())
 
@@ -139,19 +151,19 @@ class Source:
             return kind.from_pretrained(self.base, **_dtype(dtype), **parts)
 
     def _offline(self) -> dict[str, bool]:
-        """Keep to files at hand where the user named no hub id."""
+        """Return the option that stops Diffusers from using the hub if the user did not name a hub id."""
         return {"local_files_only": self.single_file and self.layout is None}
 
     @contextmanager
     def _explained(self, part: str) -> Iterator[None]:
-        """Turn what loading may raise into one line."""
+        """Convert the errors of loading to a CheckpointError of one line."""
         try:
             yield
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             hint = (
-                f"a single file holds no configuration; name a folder or hub id that does with "
-                f"--set model.layout=..., as {self.family.layout}"
+                f"a single file holds no configuration; set model.layout to a folder or hub id that does, "
+                f"such as {self.family.layout}"
                 if self.single_file and self.layout is None
                 else ""
             )
@@ -160,14 +172,14 @@ class Source:
 
 
 def _dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """Name the precision as this version of Diffusers does."""
+    """Return the precision under the argument name of the installed Diffusers version."""
     from diffusers.utils import deprecation_utils
 
     return {"dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype": dtype}
 
 
 def quiet_libraries() -> None:
-    """Leave progress and remarks to this package; errors are still raised."""
+    """Turn off the progress bars and warnings of Diffusers and Transformers; errors are still raised."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
