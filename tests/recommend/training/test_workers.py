@@ -56,8 +56,8 @@ def test_two_processes_give_the_metrics_of_one(mmtk, data_folder, tmp_path):
         )
         for rank in "01"
     ]
-    (first, error), (second, _) = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], error
+    (first, error), (second, other_error) = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], error + other_error
     assert second == ""
     together = json.loads(first)
     assert together["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
