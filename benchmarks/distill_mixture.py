@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+from mixture import Mixture
 from torch import Tensor, nn
 
 from mmtoolkit.core.run import environment
+from mmtoolkit.core.training import Average
 from mmtoolkit.distill.config import TargetSettings
 from mmtoolkit.distill.models.denoiser import Condition, swapped
 from mmtoolkit.distill.models.losses import Draw, distillation_loss
-from mmtoolkit.distill.models.mixture import Mixture
 from mmtoolkit.distill.models.pixel import pixel_levels
 from mmtoolkit.distill.sampling.generate import student_samples, teacher_samples
-from mmtoolkit.distill.training.steps import Average
 from mmtoolkit.distill.training.targets import Targets
 
 CLASSES, COMPONENTS, WIDTH, SPREAD, STRENGTH = 4, 3, 16, 0.15, 0.5

@@ -1,6 +1,13 @@
 """`mmtk distill`: one module for each kind of command."""
 
-from . import evaluate, train
+import typer
 
-app = train.app
-app.add_typer(evaluate.app)
+from . import evaluate, export, sample, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Few-step diffusion by Target-Driven Distillation (TDD).",
+    epilog="Start with: mmtk distill sample",
+)
+for group in (train, sample, export, evaluate):
+    app.add_typer(group.app)

@@ -10,9 +10,7 @@ Files appear whole or not at all; a stopped run continues with the next one.
 
 import json
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,114 +20,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmtoolkit.core.device import resolve_device
-from mmtoolkit.core.errors import CheckpointError, ConfigError, DataError, UsageError
-from mmtoolkit.core.files import fingerprint, open_tensors, read_json_file, read_tensors
+from mmtoolkit.core.errors import UsageError
+from mmtoolkit.core.files import fingerprint, read_json_file
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.progress import progress_bar
-from mmtoolkit.core.run import write_atomic
+from mmtoolkit.core.run import check_new, write_atomic
 from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.data import cached
+from mmtoolkit.distill.data.cached import (
+    FACTS,
+    IDENTITY,
+    CachedExamples,
+    open_cache,
+    resolved_base,
+    shard_name,
+    shard_names,
+)
 from mmtoolkit.distill.data.read import Pictures, open_pictures
-from mmtoolkit.distill.models.denoiser import Condition
 from mmtoolkit.distill.models.families import Autoencoder, Source, encode_in_parts
-
-SHARD = 256
-FACTS = "cache.json"
-_SAME = ("family", "base", "size", "flip", "precision", "seed", "fingerprint")
-
-
-@dataclass(frozen=True)
-class CachedExamples:
-    """A cache, read row by row; see :class:`mmtoolkit.distill.models.denoiser.Examples`.
-
-    Attributes:
-        folder: where it lies.
-        facts: what cache.json says.
-        no_prompt: condition of one row without a prompt.
-    """
-
-    folder: Path
-    facts: dict[str, Any]
-    no_prompt: Condition
-    _open: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Count the pictures; with `flip` every one stands twice, the second time mirrored."""
-        return self._pictures * (2 if self.facts["flip"] else 1)
-
-    @property
-    def _pictures(self) -> int:
-        return len(self.facts["prompt_of"])
-
-    @property
-    def prompts(self) -> list[str]:
-        """The different prompts, in the order of their embeddings."""
-        return list(self.facts["prompts"])
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Condition]:
-        """Return latents `(rows, *shape)` in float32 and the embeddings of their prompts."""
-        own = (rows % self._pictures).tolist()
-        mirrored = (rows >= self._pictures).tolist()
-        latents = [
-            self._row("latents", "mirrored" if turned else "latents", row)
-            for turned, row in zip(mirrored, own, strict=True)
-        ]
-        return torch.cat(latents).float(), self.conditions([self.facts["prompt_of"][row] for row in own])
-
-    def texts(self, rows: Tensor) -> list[str]:
-        """Return the prompts of some pictures; an empty one where there is none."""
-        numbers = [self.facts["prompt_of"][row] for row in (rows % self._pictures).tolist()]
-        return [self.facts["prompts"][number] if number >= 0 else "" for number in numbers]
-
-    def conditions(self, prompts: Sequence[int]) -> Condition:
-        """Return the embeddings of prompts by number; -1 is no prompt."""
-        return {
-            name: torch.cat([empty if p < 0 else self._row("text", name, p) for p in prompts])
-            for name, empty in self.no_prompt.items()
-        }
-
-    def _row(self, shard: str, name: str, row: int) -> Tensor:
-        file = _shard(shard, row // SHARD)
-        if file not in self._open:
-            self._open[file] = open_tensors(self.folder / file)
-        place = row % SHARD
-        return self._open[file].get_slice(name)[place : place + 1]  # type: ignore[no-any-return]
-
-
-def is_cache(path: Path | None) -> bool:
-    """Tell whether a path is the folder of a cache."""
-    return path is not None and (path / FACTS).is_file()
-
-
-def open_cache(folder: Path, settings: DistillSettings | None = None) -> CachedExamples:
-    """Open a finished cache and check that it was made for these settings.
-
-    Raises:
-        DataError: if it is not finished.
-        CheckpointError: if it is damaged.
-        ConfigError: if it was made for another family or base.
-    """
-    facts = read_json_file(folder / FACTS)
-    if not {*_SAME, "prompts", "prompt_of"} <= facts.keys():
-        raise CheckpointError(f"{folder / FACTS}: damaged, or of another version; make another cache")
-    missing = [name for name in _files(facts) if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            f"the cache is not finished ({len(missing)} files are missing, as {missing[0]})",
-            path=folder,
-            hint=f"run `mmtk distill cache` again with -o {folder}; it continues",
-        )
-    if settings is not None:
-        for name, value in (("family", settings.model.family), ("base", _place(settings.model.base))):
-            if facts[name] != value:
-                raise ConfigError(
-                    f"model.{name}: {value}, but the cache {folder} was made for {facts[name]}; "
-                    "make another with `mmtk distill cache`"
-                )
-    return CachedExamples(folder, facts, read_tensors(folder / "empty.safetensors")[0])
 
 
 def write_cache(settings: DistillSettings, folder: Path, pictures: Pictures | None = None) -> CachedExamples:
-    """Encode all prompts, then all pictures; what is there already is kept.
+    """Encode all prompts, then all pictures; existing files are kept.
 
     Args:
         settings: data, model, precision, seed and device are used.
@@ -157,8 +69,9 @@ def checked_pictures(settings: DistillSettings, folder: Path) -> Pictures:
         DataError: if they or their texts cannot be used; nothing has been written then.
     """
     pictures = open_pictures(settings.data)
-    names = _shards("latents", len(pictures))
-    todo = [row for row in range(len(pictures)) if not (folder / names[row // SHARD]).is_file()]
+    names = shard_names("latents", len(pictures))
+    row_files = ((row, folder / names[row // cached.SHARD]) for row in range(len(pictures)))
+    todo = [row for row, file in row_files if not file.is_file()]
     with ThreadPoolExecutor(max_workers=4) as pool, progress_bar("checking pictures", len(todo)) as advance:
         for _ in pool.map(pictures.load, todo):
             advance("")
@@ -166,7 +79,7 @@ def checked_pictures(settings: DistillSettings, folder: Path) -> Pictures:
 
 
 def describe_work(settings: DistillSettings) -> dict[str, int | str]:
-    """Check data and base without encoding, and tell the sizes of the work.
+    """Check data and base without encoding, and return the sizes of the work.
 
     Raises:
         DataError: if the pictures or their texts cannot be used.
@@ -202,7 +115,7 @@ def _plan(settings: DistillSettings, source: Source, pictures: Pictures) -> dict
     number = {prompt: index for index, prompt in enumerate(prompts)}
     return {
         "family": source.family.name,
-        "base": _place(source.base),
+        "base": resolved_base(source.base),
         "size": picture_size(settings, source),
         "flip": settings.data.flip,
         "precision": settings.precision,
@@ -214,40 +127,22 @@ def _plan(settings: DistillSettings, source: Source, pictures: Pictures) -> dict
     }
 
 
-def _place(base: str) -> str:
-    return str(Path(base).resolve()) if Path(base).exists() else base
-
-
 def _start(folder: Path, facts: dict[str, Any]) -> None:
-    """Take a new folder, or an earlier cache that was asked for in the same words."""
+    """Make a new folder, or accept an unfinished cache of the same settings."""
     path = folder / FACTS
     if path.is_file():
         before = read_json_file(path)
-        changed = [name for name in _SAME if before.get(name) != facts[name]]
+        changed = [name for name in IDENTITY if before.get(name) != facts[name]]
         if changed:
             name = changed[0]
             raise UsageError(
-                f"--output {folder}: holds a cache with another {name} ({before.get(name)}, now "
+                f"`output` {folder}: holds a cache with another {name} ({before.get(name)}, now "
                 f"{facts[name]}); name another folder"
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--output {folder}: already there and not a cache; name another folder")
+    check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(facts) + "\n")
-
-
-def _shard(kind: str, number: int) -> str:
-    return f"{kind}-{number:05d}.safetensors"
-
-
-def _shards(kind: str, count: int) -> list[str]:
-    return [_shard(kind, number) for number in range(-(-count // SHARD))]
-
-
-def _files(facts: dict[str, Any]) -> list[str]:
-    texts = _shards("text", len(facts["prompts"]))
-    return [*texts, "empty.safetensors", *_shards("latents", len(facts["prompt_of"]))]
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
@@ -258,11 +153,11 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _write_texts(source: Source, settings: DistillSettings, folder: Path, facts: dict[str, Any]) -> None:
     prompts = facts["prompts"]
-    names = _shards("text", len(prompts)) or [_shard("text", 0)]
+    names = shard_names("text", len(prompts)) or [shard_name("text", 0)]
     todo = [n for n, name in enumerate(names) if not (folder / name).is_file()] if prompts else [0]
     if (folder / "empty.safetensors").is_file() and (not todo or not prompts):
         return
-    parts = [prompts[n * SHARD : (n + 1) * SHARD] or [""] for n in todo or [0]]
+    parts = [prompts[n * cached.SHARD : (n + 1) * cached.SHARD] or [""] for n in todo or [0]]
     device = resolve_device(settings.device)
     logger.info("encoding %d different prompts", len(prompts))
     with progress_bar("prompts", len(parts)) as advance:
@@ -277,7 +172,7 @@ def _write_texts(source: Source, settings: DistillSettings, folder: Path, facts:
 def _write_latents(
     source: Source, settings: DistillSettings, folder: Path, pictures: Pictures, facts: dict[str, Any]
 ) -> None:
-    names = _shards("latents", len(pictures))
+    names = shard_names("latents", len(pictures))
     todo = [number for number, name in enumerate(names) if not (folder / name).is_file()]
     device = resolve_device(settings.device)
     autoencoder = Autoencoder(source, facts["size"])
@@ -285,7 +180,7 @@ def _write_latents(
     logger.info("encoding %d pictures at %d x %d", len(pictures), facts["size"], facts["size"])
     with progress_bar("shards of pictures", len(names), len(names) - len(todo)) as advance:
         for number in todo:
-            rows = range(number * SHARD, min((number + 1) * SHARD, len(pictures)))
+            rows = range(number * cached.SHARD, min((number + 1) * cached.SHARD, len(pictures)))
             generator = torch.Generator().manual_seed(settings.seed * len(names) + number)
             shard = _encode_shard(autoencoder, pictures, rows, facts, device, generator)
             _save({name: latents.to(dtype) for name, latents in shard.items()}, folder / names[number])

@@ -5,18 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mmtoolkit.core.config import Settings
-
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+from mmtoolkit.core.config import ReadBy, Settings
+from mmtoolkit.core.fields import Count, DeviceName, Fraction, Natural, Positive, Probability, Weight
 
 SHAPES = "shapes"
 """Name of the embedded picture set, and of the teacher and the student that ship for it."""
-FAMILIES = ("pixel", "sd15", "sdxl", "sd3", "flux")
 RESUMABLE = (
     "train.steps",
     "train.checkpoint_every",
@@ -42,13 +35,38 @@ then differs from one that was longer from the beginning.
 """
 
 
+_TEACH, _STUDENT = ("teach",), ("train", "compare")
+_LATENT = ("sd15", "sdxl", "sd3", "flux")
+READ_BY: ReadBy = {
+    "network.": ("command", _TEACH),
+    "teach.": ("command", _TEACH),
+    "model.": ("command", (*_STUDENT, "cache")),
+    "targets.": ("command", _STUDENT),
+    "train.": ("command", _STUDENT),
+    "evaluate.": ("command", ("compare",)),
+    "model.layout": ("model.family", _LATENT),
+    "model.embedded_guidance": ("model.family", _LATENT),
+    "model.rank": ("model.adapter", ("lora",)),
+    "model.alpha": ("model.adapter", ("lora",)),
+    "targets.window": ("targets.rule", ("tdd",)),
+    "targets.steps_m": ("targets.rule", ("tdd",)),
+    "targets.phases": ("targets.rule", ("pcm",)),
+    "targets.eta": ("targets.rule", ("tdd",)),
+}
+"""Settings that a command or a choice does not read; see :data:`~mmtoolkit.core.config.ReadBy`.
+
+`compare` varies `targets.rule`, so settings of one rule may count there under another name; `eval` takes
+only `evaluate.*`, and refuses the others.
+"""
+
+
 class DataSettings(Settings):
     """What to learn from."""
 
     path: Path | None = None
     """Folder of pictures, `.npz`, webdataset `.tar` (or a folder of them), a cache folder, or `shapes`."""
     condition: Literal["auto", "caption", "class", "none"] = "auto"
-    """What comes with a picture; `auto` takes captions where there are any, then classes."""
+    """What comes with a picture; `auto` takes captions if there are any, then classes."""
     size: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     """Side of the square pictures in pixels (the centre of each picture is kept); none: the model's own."""
     flip: bool = False
@@ -71,7 +89,7 @@ class ModelSettings(Settings):
     layout: str | None = None
     """For a single file: folder or hub id whose configuration and tokenizers it uses."""
     embedded_guidance: Positive = 3.5
-    """Guidance told to networks that take it as an input (FLUX.1-dev); 3.5 is the pipeline's own."""
+    """Guidance given to networks that take it as an input (FLUX.1-dev); 3.5 is the pipeline's own."""
     adapter: Literal["lora", "full"] = "lora"
     """Train a LoRA beside the frozen weights, or all weights."""
     rank: Count = 64
@@ -103,13 +121,13 @@ class TargetSettings(Settings):
     """Phases of `pcm`."""
     training_steps: Annotated[int, Field(ge=2, le=1000)] = 250
     """Grid points N among the 1000 timesteps."""
-    eta: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eta: Fraction = 0.0
     """Largest stochastic offset: tau becomes floor((1 - eta) tau), eta drawn up to this (paper: 0.3)."""
-    eta_zero: Share = 0.0
+    eta_zero: Probability = 0.0
     """Share of the draws that keep their target exactly (eta = 0)."""
     guidance: Weight = 3.5
     """Strength w of the teacher's guidance; the usual guidance scale is 1 + w."""
-    drop: Share = 0.2
+    drop: Probability = 0.2
     """Share rho of the rows that lose their condition and their guidance (decoupled guidance)."""
     huber: Positive = 1e-3
     """Constant c of the pseudo-Huber loss."""
@@ -148,7 +166,7 @@ class TrainSettings(Settings):
     """Largest norm of the gradient."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """`adamw8bit` needs CUDA and bitsandbytes."""
-    ema: Decay = 0.95
+    ema: Fraction = 0.95
     """Decay of the averaged weights, which are what is saved for use; 0 saves the last ones."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
@@ -192,9 +210,9 @@ class TeachSettings(Settings):
     """Steps over which the step size rises from 0."""
     cooldown: Natural = 1000
     """Last steps, over which it falls to 0."""
-    drop: Share = 0.1
+    drop: Probability = 0.1
     """Share of the rows that lose their condition, for guidance."""
-    ema: Decay = 0.999
+    ema: Fraction = 0.999
     """Decay of the averaged weights, which are the teacher."""
     clip: Positive = 1.0
     """Largest norm of the gradient."""
@@ -211,7 +229,7 @@ class EvaluateSettings(Settings):
     """Pictures drawn for each setting."""
     steps: tuple[Count, ...] = (1, 2, 4, 6, 8)
     """Numbers of sampling steps."""
-    eta: tuple[Share, ...] = (0.0, 0.3)
+    eta: tuple[Probability, ...] = (0.0, 0.3)
     """Stochastic offsets of the sampler."""
     guidance: tuple[Positive, ...] = (1.0, 2.0)
     """Guidance as multiples of what the student was trained with, 1 + w."""
@@ -232,7 +250,7 @@ class DistillSettings(Settings):
 
     seed: Natural = 0
     """Seed of every random draw."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: DeviceName = "auto"
     """Where to compute."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of frozen weights and of products; what is trained stays float32."""

@@ -1,15 +1,14 @@
 """Write a student for other programs, read it back and compare.
 
 `diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained
-with, so that every program loads it without being told more; `merged` is a whole pipeline's folder.
+with, so that every program loads it without further settings; `merged` is a whole pipeline's folder.
 """
 
 import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,50 +16,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmtoolkit import __version__
-from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.errors import RunError, UsageError
-from mmtoolkit.core.files import read_json, read_metadata, read_tensors
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.models.families import FAMILIES, Family, Source
+from mmtoolkit.distill.load import FACTS, LatentStudent, student_network, weight_changes
+from mmtoolkit.distill.models.families import Family, Source
 from mmtoolkit.distill.models.layer_names import original_names
-from mmtoolkit.distill.models.lora import Lora, LoraLayer, find_lora_file, layer_shapes, read_lora
+from mmtoolkit.distill.models.lora import Lora, LoraLayer, layer_shapes, read_lora
 
 Format = Literal["diffusers", "kohya", "merged"]
 Precision = Literal["float32", "bfloat16", "float16"]
-FACTS = "mmtoolkit.distill"
-"""Key of the facts, as JSON, in a file's metadata."""
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 _KOHYA_BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0", "sd3": "sd3", "flux": "flux1"}
-
-
-@dataclass(frozen=True)
-class Student:
-    """What there is to export.
-
-    Attributes:
-        source: its base.
-        weights: file of the LoRA, or of all weights.
-        scale: alpha / rank where the file does not say alpha.
-        full: whether `weights` are all weights and not a LoRA.
-        factor: on the whole LoRA.
-        facts: what a user of the file should know, see :func:`training_facts`.
-    """
-
-    source: Source
-    weights: Path
-    scale: float | None
-    full: bool
-    facts: dict[str, Any]
-    factor: float = 1.0
-
-    def lora(self, network: nn.Module) -> Lora:
-        """Read its LoRA for the base's network, times its factor."""
-        read = read_lora(self.weights, network, scale=self.scale)
-        layers = {name: replace(one, alpha=one.alpha * self.factor) for name, one in read.layers.items()}
-        return replace(read, layers=layers)
 
 
 @dataclass(frozen=True)
@@ -79,81 +45,19 @@ class ExportResult:
     largest: float
 
 
-def training_facts(settings: DistillSettings) -> dict[str, Any]:
-    """Collect what a user of the student must know to sample from it."""
-    targets, model = settings.targets, settings.model
-    return {
-        "method": targets.rule,
-        "family": model.family,
-        "base": model.base,
-        "rank": model.rank,
-        "alpha": model.alpha or float(model.rank),
-        "guidance": targets.guidance,
-        "drop": targets.drop,
-        "steps_min": targets.steps_min,
-        "steps_max": targets.steps_max,
-        "training_steps": targets.training_steps,
-        "eta": targets.eta,
-        "window": targets.window,
-        "mmtoolkit": __version__,
-    }
-
-
-def open_student(
-    checkpoint: Path,
-    base: str | None,
-    family: str | None,
-    layout: str | None = None,
-    lora_scale: float | None = None,
-) -> Student:
-    """Find the base and the weights behind a run or a LoRA file.
-
-    Args:
-        checkpoint: folder of a run of `distill train`, or a LoRA of any layout.
-        base: its base, where that is not the run's.
-        family: of the base; needed for a LoRA file.
-        layout: see :class:`Source`.
-        lora_scale: factor on the LoRA; given, a file that says no alpha passes without a word.
-
-    Raises:
-        CheckpointError: if there is no such checkpoint.
-        UsageError: if the base or family of a LoRA file is not named, it is a pixel student, or `lora_scale`
-            is given for all weights.
-    """
-    if not (checkpoint / "config.yaml").is_file():
-        if base is None or family is None:
-            raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name --base and --family")
-        stated = None if lora_scale is None else 1.0
-        source = Source.open(base, family, layout)
-        file = find_lora_file(checkpoint)
-        facts = read_json(read_metadata(file).get(FACTS, "{}"), file)
-        return Student(source, file, stated, False, facts, 1.0 if lora_scale is None else lora_scale)
-    run = RunDirectory.open(checkpoint)
-    settings = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
-    model = settings.model
-    if model.family not in FAMILIES:
-        raise UsageError(f"{checkpoint}: a {model.family} student is no pipeline; mmtk samples it as it is")
-    full = model.adapter == "full"
-    if full and lora_scale is not None:
-        raise UsageError(f"--lora-scale: {checkpoint} trained all weights and has no LoRA; leave it out")
-    source = Source.open(base or model.base, model.family, layout or model.layout)
-    weights = run.checkpoint() / "model.safetensors"
-    scale = 1.0 if model.alpha is None else model.alpha / model.rank
-    factor = 1.0 if lora_scale is None else lora_scale
-    return Student(source, weights, scale, full, training_facts(settings), factor)
-
-
 def default_output(checkpoint: Path, form: Format) -> Path:
     """Name what is written: below a run's `export` folder, or beside a LoRA file."""
     name = f"{checkpoint.stem}-{form}" + ("" if form == "merged" else ".safetensors")
     return (checkpoint / "export" if checkpoint.is_dir() else checkpoint.parent) / name
 
 
-def export(student: Student, form: Format, output: Path, precision: Precision = "float16") -> ExportResult:
+def export(
+    student: LatentStudent, form: Format, output: Path, precision: Precision = "float16"
+) -> ExportResult:
     """Write a student in one format, read it back and compare.
 
     Args:
-        student: from :func:`open_student`.
+        student: from :func:`~mmtoolkit.distill.load.open_student`.
         form: `diffusers` or `kohya`: a LoRA file; `merged`: a pipeline's folder with the LoRA in its weights.
         output: new file, or for `merged` a new or empty folder.
         precision: of the numbers written.
@@ -163,9 +67,9 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
         RunError: if what is read back differs by more than the precision explains.
     """
     if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise UsageError(f"--output {output}: already there; name another")
+        raise UsageError(f"`output` {output}: already there; name another")
     if student.full and form != "merged":
-        raise UsageError("this run trained all weights, which are no LoRA; use --format merged")
+        raise UsageError("this run trained all weights, which are no LoRA; use `format` merged")
     output.parent.mkdir(parents=True, exist_ok=True)
     if form == "merged":
         result = _write_merged(student, output, precision)
@@ -175,12 +79,12 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
     if not result.error <= _TOLERANCE[precision] * max(result.largest, 1e-12):
         shutil.rmtree(output) if output.is_dir() else output.unlink()
         raise RunError(
-            f"{output}: read back with an error of {result.error:.1e} and deleted; use --precision float32"
+            f"{output}: read back with an error of {result.error:.1e} and deleted; use `precision` float32"
         )
     return result
 
 
-def _write_lora(student: Student, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
+def _write_lora(student: LatentStudent, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
     network = student.source.empty_network()
     lora = student.lora(network)
     tensors, metadata = layout(lora, student.source.family, network)
@@ -257,39 +161,27 @@ def fuse(
 
     The downs are stacked and the ups put on a block diagonal, so that the change of each part stays exact.
     """
-    there = {name: layers[name] for name in parts if name in layers}
-    rank = sum(layer.rank for layer in there.values())
-    some = next(iter(there.values()))
-    up = some.up.new_zeros(sum(shapes[name][0] for name in parts), rank)
+    known = {name: layers[name] for name in parts if name in layers}
+    rank = sum(layer.rank for layer in known.values())
+    up = next(iter(known.values())).up.new_zeros(sum(shapes[name][0] for name in parts), rank)
     row = column = 0
     for name in parts:
-        if name in there:
-            up[row : row + shapes[name][0], column : column + there[name].rank] = there[name].up
-            column += there[name].rank
+        if name in known:
+            up[row : row + shapes[name][0], column : column + known[name].rank] = known[name].up
+            column += known[name].rank
         row += shapes[name][0]
-    return LoraLayer(torch.cat([layer.down for layer in there.values()]), up, float(rank))
+    return LoraLayer(torch.cat([layer.down for layer in known.values()]), up, float(rank))
 
 
 Layout = Callable[[Lora, Family, nn.Module], tuple[dict[str, Tensor], dict[str, str]]]
 _LAYOUTS: dict[str, Layout] = {"diffusers": diffusers_layout, "kohya": kohya_layout}
 
 
-@torch.no_grad()
-def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
-    """Load the base's network with the student's weights in it."""
-    network = student.source.network(dtype)
-    changes = _changes(student, network)
-    for name, value in network.state_dict().items():
-        if name in changes:
-            value.copy_(changes[name](value))
-    return network
-
-
-def _write_merged(student: Student, output: Path, precision: Precision) -> ExportResult:
+def _write_merged(student: LatentStudent, output: Path, precision: Precision) -> ExportResult:
     """Save the base's pipeline with the student's weights in its network and few steps in its scheduler."""
     source, dtype = student.source, getattr(torch, precision)
     network = student_network(student, dtype)
-    changes = _changes(student, network)
+    changes = weight_changes(student, network)
     pipeline = source.pipeline(network)
     if not source.family.flow:
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, student.facts.get("training_steps", 250))
@@ -302,24 +194,6 @@ def _write_merged(student: Student, output: Path, precision: Precision) -> Expor
         largest = max(largest, wanted.abs().max().item())
         error = max(error, (found[name].float() - wanted.float()).abs().max().item())
     return ExportResult([output], error, largest)
-
-
-def _changes(student: Student, network: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Say for each weight that the student changes how it follows from the base's, in float32."""
-    if student.full:
-        weights, _ = read_tensors(student.weights)
-        part = f"{student.source.family.part}."
-        return {name.removeprefix(part): partial(_replaced, value) for name, value in weights.items()}
-    lora = student.lora(network)
-    return {f"{name}.weight": partial(_added, layer) for name, layer in lora.layers.items()}
-
-
-def _replaced(weight: Tensor, base: Tensor) -> Tensor:
-    return weight.to(base.device, torch.float32)
-
-
-def _added(layer: LoraLayer, base: Tensor) -> Tensor:
-    return base.float() + layer.delta()
 
 
 def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:

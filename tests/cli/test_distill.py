@@ -1,4 +1,5 @@
 import json
+import sys
 import warnings
 from typing import get_args
 
@@ -227,7 +228,9 @@ def test_bad_sample_arguments(runs, mmtk, arguments, expected, tmp_path):
 
 
 def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmtoolkit.distill.sample.sample", lambda *_, **__: pytest.fail("it was drawn"))
+    monkeypatch.setattr(
+        sys.modules["mmtoolkit.distill.sample"], "sample", lambda *_, **__: pytest.fail("it was drawn")
+    )
     (tmp_path / "x").write_text("")
     refused = mmtk("distill", "sample", "-o", tmp_path)
     assert refused.exit_code == 2
@@ -235,9 +238,13 @@ def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_p
 
 
 def test_the_command_line_offers_what_the_engine_knows():
-    from mmtoolkit.commands.distill import ExportFormat, ExportPrecision, FamilyName
+    from mmtoolkit.commands.distill.options import ExportFormat, ExportPrecision, FamilyName
 
-    from mmtoolkit.distill import config, export
+    from mmtoolkit.distill.config import ModelSettings
+    from mmtoolkit.distill.export import Format, Precision
+    from mmtoolkit.distill.models.families import FAMILIES
 
     offered = [get_args(choices) for choices in (FamilyName, ExportFormat, ExportPrecision)]
-    assert offered == [config.FAMILIES, get_args(export.Format), get_args(export.Precision)]
+    families = get_args(ModelSettings.model_fields["family"].annotation)
+    assert families == ("pixel", *FAMILIES)
+    assert offered == [families, get_args(Format), get_args(Precision)]

