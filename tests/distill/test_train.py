@@ -279,7 +279,7 @@ def plain_features(pictures):
 
 
 def test_importing_the_engine_loads_nothing_heavy():
-    code = "import sys; from mmtoolkit import distill; assert 'train' in distill.__all__; print('torch' in sys.modules)"
+    code = "import sys; from mmtoolkit import distill; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
