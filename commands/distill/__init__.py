@@ -9,5 +9,5 @@ app = typer.Typer(
     help="Few-step diffusion by Target-Driven Distillation (TDD).",
     epilog="Start with: mmtk distill sample",
 )
-for part in (train, sample, export, evaluate):
-    app.add_typer(part.app)
+for group in (train, sample, export, evaluate):
+    app.add_typer(group.app)

@@ -1,4 +1,4 @@
-"""`mmtk distill export`."""
+"""`mmtk distill export`: write a student for other programs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,43 +11,38 @@ from .options import Base, ExportFormat, ExportPrecision, Family, Layout, LoraSc
 
 app = typer.Typer()
 
-Trained = Annotated[
-    Path,
-    typer.Option(
-        metavar="RUN|LORA",
-        help="Folder of a run, or a LoRA of any layout (then with --base and --family).",
-        rich_help_panel=options.RUN,
-    ),
-]
-Format = Annotated[
-    ExportFormat,
-    typer.Option("--format", help="A LoRA for Diffusers or ComfyUI and A1111, or a whole pipeline."),
-]
-NewPath = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="PATH", help="New file or folder (default: beside the run)."),
-]
-Precision = Annotated[ExportPrecision, typer.Option(help="Precision of the written numbers.")]
-
 
 @command(app, "distill export", example="mmtk distill export --checkpoint runs/mine --format kohya")
 def export(
-    checkpoint: Trained,
-    form: Format = "diffusers",
-    output: NewPath = None,
-    precision: Precision = "float16",
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            metavar="RUN|LORA",
+            help="Folder of a run, or a LoRA of any layout (then with --base and --family).",
+            rich_help_panel=options.RUN,
+        ),
+    ],
+    form: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="A LoRA for Diffusers or ComfyUI and A1111, or a whole pipeline."),
+    ] = "diffusers",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="New file or folder (default: beside the run)."),
+    ] = None,
+    precision: Annotated[ExportPrecision, typer.Option(help="Of the numbers written.")] = "float16",
     base: Base = None,
     family: Family = None,
     layout: Layout = None,
     lora_scale: LoraScale = None,
 ) -> Answer:
     """Write a student for other programs, read it back and compare."""
-    from mmtoolkit.distill.export import default_output, open_student
-    from mmtoolkit.distill.export import export as export_engine
+    from mmtoolkit.distill.export import default_output, export
+    from mmtoolkit.distill.load import open_student
 
     student = open_student(checkpoint, base, family, layout, lora_scale)
     path = output or default_output(checkpoint, form)
-    result = export_engine(student, form, path, precision)
+    result = export(student, form, path, precision)
     metrics = {"max_error": result.error, "largest": result.largest}
-    text = f"{path}: max error {result.error:.1e} (largest value {result.largest:.1e})"
-    return Answer({"format": form, "metrics": metrics, "files": [str(path)]}, [text])
+    shown = f"{path}: max error {result.error:.1e} (largest value {result.largest:.1e})"
+    return Answer({"format": form, "metrics": metrics, "files": [str(path)]}, [shown])

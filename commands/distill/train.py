@@ -1,13 +1,19 @@
-"""`mmtk distill teach | cache | train`."""
+"""`mmtk distill teach | cache | train`: make teachers, caches and students."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..command import Answer, command, planned
 from ..options import Config, Device, DryRun, Output, Resume, Seed, Set
-from .options import Base, CacheFolder, Data, default_preset, flags_of, layers_of, make_plan
+from .options import Base, CacheOutput, Data, default_preset, flags_of, make_plan, resolve_settings
+
+if TYPE_CHECKING:
+    from mmtoolkit.distill.config import DistillSettings
+
+    from ..plan import Plan
 
 app = typer.Typer()
 
@@ -23,17 +29,15 @@ def teach(
     dry_run: DryRun = False,
     output: Output = None,
 ) -> Answer:
-    """Train a small pixel-space diffusion model from nothing."""
-    from mmtoolkit.distill.teach import describe_work
-    from mmtoolkit.distill.teach import teach as teach_engine
+    """Train a small pixel-space diffusion model from scratch."""
+    from mmtoolkit.distill.teach import describe_work, teach
 
-    flags = flags_of(data, None, seed, device)
-    plan = make_plan("teach", config, assignments, flags, resume, output)
+    plan = make_plan("teach", config, assignments, flags_of(data, None, seed, device), resume, output)
     if dry_run:
         return planned(plan.run.path, describe_work(plan.resolved.settings))
-    result = teach_engine(plan.resolved.settings, plan.run, resume=plan.resume)
-    files = ("teacher.safetensors", "results.json", "samples")
-    return _finished(plan.run.path, result.steps, {"loss": result.loss}, files)
+    result = teach(plan.resolved.settings, plan.run, resume=plan.resume)
+    names = ("teacher.safetensors", "results.json", "samples")
+    return _answer(plan, result.steps, {"loss": result.loss}, names)
 
 
 @command(
@@ -42,7 +46,7 @@ def teach(
     example="mmtk distill cache -c sdxl --base my-model --data pictures -o pictures-sdxl",
 )
 def cache(
-    output: CacheFolder,
+    output: CacheOutput,
     config: Config = None,
     assignments: Set = None,
     data: Data = None,
@@ -52,12 +56,10 @@ def cache(
     dry_run: DryRun = False,
 ) -> Answer:
     """Encode pictures and prompts once, so that training holds neither autoencoder nor text encoders."""
-    from mmtoolkit.core.config import resolve
     from mmtoolkit.distill.cache import describe_work, write_cache
-    from mmtoolkit.distill.config import DistillSettings
 
-    layers = layers_of(config, assignments, flags_of(data, base, seed, device))
-    settings = resolve(DistillSettings, layers).settings
+    flags = flags_of(data, base, seed, device)
+    settings = resolve_settings("cache", config, assignments, flags).settings
     if dry_run:
         return planned(output, describe_work(settings), folder="folder")
     examples = write_cache(settings, output)
@@ -80,20 +82,22 @@ def train(
     output: Output = None,
 ) -> Answer:
     """Distil a few-step student (default: of the embedded teacher)."""
-    from mmtoolkit.distill.train import describe_work
-    from mmtoolkit.distill.train import train as train_engine
+    from mmtoolkit.distill.train import train
+    from mmtoolkit.distill.training.describe import describe_work
 
     flags = flags_of(data, base, seed, device)
     plan = make_plan("train", config or default_preset(resume), assignments, flags, resume, output)
     if dry_run:
         return planned(plan.run.path, describe_work(plan.resolved.settings))
-    result = train_engine(plan.resolved.settings, plan.run, resume=plan.resume)
-    files = ("report.html", "results.json", "samples", "checkpoints/last")
-    return _finished(plan.run.path, result.steps, {"loss": result.loss, **result.gaps}, files)
+    result = train(plan.resolved.settings, plan.run, resume=plan.resume)
+    names = ("report.html", "results.json", "samples", "checkpoints/last")
+    return _answer(plan, result.steps, {"loss": result.loss, **result.gaps}, names)
 
 
-def _finished(path: Path, steps: int, metrics: Mapping[str, float], names: tuple[str, ...]) -> Answer:
-    files = {name: str(path / name) for name in names}
-    content = {"run": str(path), "steps": steps, "metrics": metrics, "files": list(files.values())}
-    shown = {name: f"{value:.4f}" for name, value in metrics.items()}
-    return Answer(content, [shown | {Path(name).name: file for name, file in files.items()}])
+def _answer(
+    plan: "Plan[DistillSettings]", steps: int, metrics: Mapping[str, float], names: tuple[str, ...]
+) -> Answer:
+    files = [str(plan.run.path / name) for name in names]
+    shown = {name: f"{value:.4f}" for name, value in metrics.items()} | {Path(f).name: f for f in files}
+    content = {"run": str(plan.run.path), "steps": steps, "metrics": metrics, "files": files}
+    return Answer(content, [shown])

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from mmtoolkit.distill.compare import Comparison as Comparison
     from mmtoolkit.distill.compare import compare as compare
     from mmtoolkit.distill.config import DistillSettings as DistillSettings
-    from mmtoolkit.distill.evaluate import Evaluation as Evaluation
     from mmtoolkit.distill.evaluate import evaluate as evaluate
     from mmtoolkit.distill.export import ExportResult as ExportResult
     from mmtoolkit.distill.export import export as export
-    from mmtoolkit.distill.export import open_student as open_student
-    from mmtoolkit.distill.load import Student as Student
     from mmtoolkit.distill.load import load as load
+    from mmtoolkit.distill.report import Evaluation as Evaluation
     from mmtoolkit.distill.report import TeachResult as TeachResult
     from mmtoolkit.distill.report import TrainResult as TrainResult
     from mmtoolkit.distill.sample import Samples as Samples
@@ -36,11 +34,10 @@ __all__ = _export(  # noqa: PLE0605
     {
         "Comparison": "compare",
         "DistillSettings": "config",
-        "Evaluation": "evaluate",
+        "Evaluation": "report",
         "ExportResult": "export",
         "SampleSettings": "sample",
         "Samples": "sample",
-        "Student": "load",
         "TDDFlowScheduler": "sampling.scheduler",
         "TDDScheduler": "sampling.scheduler",
         "TeachResult": "report",
@@ -49,7 +46,6 @@ __all__ = _export(  # noqa: PLE0605
         "evaluate": "evaluate",
         "export": "export",
         "load": "load",
-        "open_student": "export",
         "sample": "sample",
         "teach": "teach",
         "train": "train",

@@ -25,10 +25,10 @@ from mmtoolkit.distill.config import DistillSettings
 from mmtoolkit.distill.data import cached
 from mmtoolkit.distill.data.cached import (
     FACTS,
-    REQUEST,
+    IDENTITY,
     CachedExamples,
-    base_path,
     open_cache,
+    resolved_base,
     shard_name,
     shard_names,
 )
@@ -66,7 +66,8 @@ def checked_pictures(settings: DistillSettings, folder: Path) -> Pictures:
     """
     pictures = open_pictures(settings.data)
     names = shard_names("latents", len(pictures))
-    todo = [row for row in range(len(pictures)) if not (folder / names[row // cached.SHARD]).is_file()]
+    row_files = ((row, folder / names[row // cached.SHARD]) for row in range(len(pictures)))
+    todo = [row for row, file in row_files if not file.is_file()]
     with ThreadPoolExecutor(max_workers=4) as pool, progress_bar("checking pictures", len(todo)) as advance:
         for _ in pool.map(pictures.load, todo):
             advance("")
@@ -110,7 +111,7 @@ def _plan(settings: DistillSettings, source: Source, pictures: Pictures) -> dict
     number = {prompt: index for index, prompt in enumerate(prompts)}
     return {
         "family": source.family.name,
-        "base": base_path(source.base),
+        "base": resolved_base(source.base),
         "size": picture_size(settings, source),
         "flip": settings.data.flip,
         "precision": settings.precision,
@@ -123,11 +124,11 @@ def _plan(settings: DistillSettings, source: Source, pictures: Pictures) -> dict
 
 
 def _start(folder: Path, facts: dict[str, Any]) -> None:
-    """Take a new folder, or an earlier cache that was asked for in the same words."""
+    """Make a new folder, or accept an unfinished cache of the same settings."""
     path = folder / FACTS
     if path.is_file():
         before = read_json_file(path)
-        changed = [name for name in REQUEST if before.get(name) != facts[name]]
+        changed = [name for name in IDENTITY if before.get(name) != facts[name]]
         if changed:
             name = changed[0]
             raise UsageError(

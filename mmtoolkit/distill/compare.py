@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmtoolkit.core.config import Layer, Resolved, config_layer, did_you_mean, flatten, nested, resolve
+from mmtoolkit.core.config import Layer, Resolved, did_you_mean, flatten, nested, resolve
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.errors import UsageError
 from mmtoolkit.core.logging import logger
@@ -16,16 +16,9 @@ from mmtoolkit.core.plots import plot_curves
 from mmtoolkit.core.report import markdown_table, write_report
 from mmtoolkit.core.run import LAST, RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.evaluate import (
-    FEATURES_FILE,
-    Bench,
-    Cell,
-    flat_cell,
-    judge,
-    make_bench,
-    teacher_table,
-)
-from mmtoolkit.distill.load import Student, load_student
+from mmtoolkit.distill.evaluation.judge import FEATURES_FILE, Bench, judge, make_bench
+from mmtoolkit.distill.load import TrainedRun, load_run, run_settings
+from mmtoolkit.distill.report import Cell, flat_cell, teacher_table
 from mmtoolkit.distill.sampling.generate import save_grid
 from mmtoolkit.distill.train import train
 from mmtoolkit.distill.training.targets import RULES
@@ -55,14 +48,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entry:
-    """A student to evaluate.
-
-    Attributes:
-        rule: one of `VARIANTS`.
-        settings: its settings.
-        run: its run.
-        taken: whether the run existed before the comparison and is only evaluated.
-    """
+    """A student to judge: one of the comparison's own, or an existing run."""
 
     rule: str
     settings: DistillSettings
@@ -77,7 +63,7 @@ def compare(
     seeds: int,
     take: Sequence[str] = (),
 ) -> Comparison:
-    """Train one student for each rule and seed, or take existing ones, and evaluate all in the same way.
+    """Train (or take) one student for each rule and seed, and measure all in the same way.
 
     Args:
         resolved: settings of every student; `targets.rule` and `seed` are varied.
@@ -93,9 +79,9 @@ def compare(
     """
     if unknown := [rule for rule in rules if rule not in VARIANTS]:
         near = did_you_mean(unknown[0], list(VARIANTS))
-        raise UsageError(f"`rules`: no rule '{unknown[0]}'{near} (known: {', '.join(VARIANTS)})")
+        raise UsageError(f"`rule`: no rule '{unknown[0]}'{near} (known: {', '.join(VARIANTS)})")
     if len(set(rules)) < len(rules) or not rules:
-        raise UsageError("`rules`: name each rule once")
+        raise UsageError("`rule`: name each rule once")
     entries = [_taken(text, resolved.settings) for text in take]
     taken = {entry.rule for entry in entries}
     if len({(entry.rule, entry.settings.seed) for entry in entries}) < len(entries):
@@ -122,18 +108,13 @@ def compare(
 
 
 def _taken(text: str, asked: DistillSettings) -> Entry:
-    """Open the run of `RULE=RUN` and check that it is comparable with the others.
-
-    Raises:
-        UsageError: if it is not.
-        CheckpointError: if there is no such run.
-    """
+    """Find the run behind `RULE=RUN` and check that it can be compared with the others."""
     rule, _, name = text.partition("=")
     if rule not in VARIANTS or not name:
         raise UsageError(f"`take` {text}: write RULE=RUN, with one of {', '.join(VARIANTS)}")
     run = RunDirectory.open(Path(name))
     run.checkpoint()
-    own = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
+    own = run_settings(run)
     shared = ("model.family", "model.base", "model.layout", "model.embedded_guidance", "targets.guidance")
     wanted = {key: value for key, value in flatten(asked.model_dump(mode="json")) if key in shared}
     wanted |= {f"targets.{key}": value for key, value in VARIANTS[rule].items()}
@@ -144,22 +125,22 @@ def _taken(text: str, asked: DistillSettings) -> Entry:
     return Entry(rule, own.model_copy(update=judged), run, taken=True)
 
 
-def _open(entry: Entry) -> Student:
-    """Load a student; train or resume it first if it belongs to the comparison and is not finished."""
+def _open(entry: Entry) -> TrainedRun:
+    """Open a student, after training or finishing it if it is the comparison's own."""
     if not entry.taken and not entry.run.results_path.is_file():
         logger.info("training %s with seed %d", entry.rule, entry.settings.seed)
         train(entry.settings, entry.run, resume=(entry.run.checkpoints / LAST).exists())
-    return load_student(entry.settings, entry.run.path)
+    return load_run(RunDirectory.open(entry.run.path), entry.settings)
 
 
 def _entry(resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int) -> Entry:
-    """Return the student of a rule and seed, with its existing run or a new one."""
+    """Plan the student of a rule and seed, or find the existing one."""
     values = {"targets": VARIANTS[rule], "seed": seed}
     layers = [Layer(source, nested(name, value)) for name, value, source in _given(resolved)]
     own = resolve(DistillSettings, [*layers, Layer("compare", values)])
     folder = path / f"{rule}-s{seed}"
-    known = (folder / "checkpoints" / LAST).exists()
-    student = RunDirectory.open(folder) if known else RunDirectory(folder, own.to_yaml())
+    exists = (folder / "checkpoints" / LAST).exists()
+    student = RunDirectory.open(folder) if exists else RunDirectory(folder, own.to_yaml())
     return Entry(rule, own.settings, student, taken=False)
 
 
@@ -170,9 +151,9 @@ def _given(resolved: Resolved[DistillSettings]) -> list[tuple[str, object, str]]
 
 
 def metrics_of(comparison: Comparison) -> list[str]:
-    """Return the names of the metrics to show; the CLIP score only if a CLIP was named."""
-    cells = next(found for seeds in comparison.scores.values() for found in seeds.values())
-    return [*METRICS, *(name for name in ("clip_score",) if name in cells[0].metrics)]
+    """Return the metrics to show: the score of a CLIP only if one was named."""
+    some = next(cells for seeds in comparison.scores.values() for cells in seeds.values())
+    return [*METRICS, *(name for name in ("clip_score",) if name in some[0].metrics)]
 
 
 def comparison_table(comparison: Comparison, metric: str) -> Table:
@@ -198,7 +179,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings, take: Sequence[str]) -> None:
-    """Write results.json, tables, plots and report.html of the results so far."""
+    """Write results.json, curves and report.html of the students measured so far."""
     dumped = {
         rule: {seed: [vars(cell) for cell in cells] for seed, cells in seeds.items()}
         for rule, seeds in comparison.scores.items()
@@ -211,7 +192,7 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings,
     curves = [_curve(run.path, comparison, metric) for metric in metrics]
     curves += [_guidance_curve(run.path, comparison, steps) for steps in settings.evaluate.steps]
     facts = {"students": f"{settings.train.steps} steps of {settings.train.batch_size}, one teacher"}
-    facts |= {"existing runs": ", ".join(take)} if take else {}
+    facts |= {"taken unchanged": ", ".join(take)} if take else {}
     write_report(
         run.path / "report.html",
         "distill compare",

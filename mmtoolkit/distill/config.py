@@ -35,25 +35,29 @@ then differs from one that was longer from the beginning.
 """
 
 
+_TEACH, _STUDENT = ("teach",), ("train", "compare")
 _LATENT = ("sd15", "sdxl", "sd3", "flux")
-_STUDENTS = ("train", "cache", "eval", "compare")
 READ_BY: ReadBy = {
-    "network.": ("command", ("teach",)),
-    "teach.": ("command", ("teach",)),
-    "model.": ("command", _STUDENTS),
+    "network.": ("command", _TEACH),
+    "teach.": ("command", _TEACH),
+    "model.": ("command", (*_STUDENT, "cache")),
+    "targets.": ("command", _STUDENT),
+    "train.": ("command", _STUDENT),
+    "evaluate.": ("command", ("compare",)),
     "model.layout": ("model.family", _LATENT),
-    "model.embedded_guidance": ("model.family", ("flux",)),
+    "model.embedded_guidance": ("model.family", _LATENT),
     "model.rank": ("model.adapter", ("lora",)),
     "model.alpha": ("model.adapter", ("lora",)),
-    "targets.": ("command", ("train", "eval", "compare")),
     "targets.window": ("targets.rule", ("tdd",)),
-    "targets.steps_": ("targets.rule", ("tdd",)),
-    "targets.eta": ("targets.rule", ("tdd",)),
+    "targets.steps_m": ("targets.rule", ("tdd",)),
     "targets.phases": ("targets.rule", ("pcm",)),
-    "train.": ("command", ("train", "compare")),
-    "evaluate.": ("command", ("eval", "compare")),
+    "targets.eta": ("targets.rule", ("tdd",)),
 }
-"""Which command, or which other setting, lets a setting be read; nothing is said of the others."""
+"""Settings that a command or a choice does not read; see :data:`~mmtoolkit.core.config.ReadBy`.
+
+`compare` varies `targets.rule`, so settings of one rule may count there under another name; `eval` takes
+only `evaluate.*`, and refuses the others.
+"""
 
 
 class DataSettings(Settings):
@@ -62,7 +66,7 @@ class DataSettings(Settings):
     path: Path | None = None
     """Folder of pictures, `.npz`, webdataset `.tar` (or a folder of them), a cache folder, or `shapes`."""
     condition: Literal["auto", "caption", "class", "none"] = "auto"
-    """What comes with a picture; `auto` takes captions where there are any, then classes."""
+    """What comes with a picture; `auto` takes captions if there are any, then classes."""
     size: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     """Side of the square pictures in pixels (the centre of each picture is kept); none: the model's own."""
     flip: bool = False
@@ -85,7 +89,7 @@ class ModelSettings(Settings):
     layout: str | None = None
     """For a single file: folder or hub id whose configuration and tokenizers it uses."""
     embedded_guidance: Positive = 3.5
-    """Guidance given to networks that take it as an input (FLUX.1-dev); the pipeline's own is 3.5."""
+    """Guidance given to networks that take it as an input (FLUX.1-dev); 3.5 is the pipeline's own."""
     adapter: Literal["lora", "full"] = "lora"
     """Train a LoRA beside the frozen weights, or all weights."""
     rank: Count = 64

@@ -1,15 +1,14 @@
 """Export of students for other programs, read back and compared.
 
-Files in the formats `diffusers` and `kohya` have the LoRA at scale 1 (alpha equal to the rank), whatever its
-training used, so that every program loads it with its defaults. `merged` is the folder of a whole pipeline.
+`diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained
+with, so that every program loads it without further settings; `merged` is a whole pipeline's folder.
 """
 
 import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,50 +16,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmtoolkit import __version__
-from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.errors import RunError, UsageError
-from mmtoolkit.core.files import read_json, read_metadata, read_tensors
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.run import RunDirectory, check_new
-from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.models.families import FAMILIES, Family, Source
+from mmtoolkit.distill.load import FACTS, LatentStudent, student_network, weight_changes
+from mmtoolkit.distill.models.families import Family, Source
 from mmtoolkit.distill.models.layer_names import original_names
-from mmtoolkit.distill.models.lora import Lora, LoraLayer, find_lora_file, layer_shapes, read_lora
+from mmtoolkit.distill.models.lora import Lora, LoraLayer, layer_shapes, read_lora
 
 Format = Literal["diffusers", "kohya", "merged"]
 Precision = Literal["float32", "bfloat16", "float16"]
-FACTS = "mmtoolkit.distill"
-"""Key of the training facts, as JSON, in a file's metadata."""
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 _KOHYA_BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0", "sd3": "sd3", "flux": "flux1"}
-
-
-@dataclass(frozen=True)
-class Student:
-    """A student to export.
-
-    Attributes:
-        source: its base model.
-        weights: file of the LoRA, or of all weights.
-        scale: alpha / rank if the file does not state alpha.
-        full: whether `weights` are all weights instead of a LoRA.
-        facts: settings that matter for sampling, see :func:`training_facts`.
-        factor: factor on the whole LoRA.
-    """
-
-    source: Source
-    weights: Path
-    scale: float | None
-    full: bool
-    facts: dict[str, Any]
-    factor: float = 1.0
-
-    def lora(self, network: nn.Module) -> Lora:
-        """Return the LoRA for the base's network, scaled by `factor`."""
-        read = read_lora(self.weights, network, scale=self.scale)
-        layers = {name: replace(one, alpha=one.alpha * self.factor) for name, one in read.layers.items()}
-        return replace(read, layers=layers)
 
 
 @dataclass(frozen=True)
@@ -79,83 +45,20 @@ class ExportResult:
     largest: float
 
 
-def training_facts(settings: DistillSettings) -> dict[str, Any]:
-    """Return the settings that matter for sampling from a student."""
-    targets, model = settings.targets, settings.model
-    return {
-        "method": targets.rule,
-        "family": model.family,
-        "base": model.base,
-        "rank": model.rank,
-        "alpha": model.alpha or float(model.rank),
-        "guidance": targets.guidance,
-        "drop": targets.drop,
-        "steps_min": targets.steps_min,
-        "steps_max": targets.steps_max,
-        "training_steps": targets.training_steps,
-        "eta": targets.eta,
-        "window": targets.window,
-        "mmtoolkit": __version__,
-    }
-
-
-def open_student(
-    checkpoint: Path,
-    base: str | None,
-    family: str | None,
-    layout: str | None = None,
-    lora_scale: float | None = None,
-) -> Student:
-    """Open a run or a LoRA file as a student to export.
-
-    Args:
-        checkpoint: folder of a run of `distill train`, or a LoRA of any layout.
-        base: its base model; None is that of the run.
-        family: family of the base; needed for a LoRA file.
-        layout: see :class:`Source`.
-        lora_scale: factor on the LoRA; if given, there is no warning about a file without alpha.
-
-    Raises:
-        CheckpointError: if there is no such checkpoint.
-        UsageError: if base or family of a LoRA file are missing, the student is a pixel model, or
-            `lora_scale` is given for a student without LoRA.
-    """
-    if not (checkpoint / "config.yaml").is_file():
-        if base is None or family is None:
-            raise UsageError(f"{checkpoint}: a LoRA file does not say its base; name `base` and `family`")
-        stated = None if lora_scale is None else 1.0
-        source = Source.open(base, family, layout)
-        file = find_lora_file(checkpoint)
-        facts = read_json(read_metadata(file).get(FACTS, "{}"), file)
-        return Student(source, file, stated, False, facts, 1.0 if lora_scale is None else lora_scale)
-    run = RunDirectory.open(checkpoint)
-    settings = resolve(DistillSettings, [config_layer("distill", str(run.config_path))]).settings
-    model = settings.model
-    if model.family not in FAMILIES:
-        raise UsageError(f"{checkpoint}: a {model.family} student cannot be exported; sample it with mmtk")
-    full = model.adapter == "full"
-    if full and lora_scale is not None:
-        raise UsageError(f"`lora_scale`: {checkpoint} trained all weights and has no LoRA; omit it")
-    source = Source.open(base or model.base, model.family, layout or model.layout)
-    weights = run.checkpoint() / "model.safetensors"
-    scale = 1.0 if model.alpha is None else model.alpha / model.rank
-    factor = 1.0 if lora_scale is None else lora_scale
-    return Student(source, weights, scale, full, training_facts(settings), factor)
-
-
 def default_output(checkpoint: Path, form: Format) -> Path:
     """Return the default path of an export: in a run's `export` folder, or beside a LoRA file."""
     name = f"{checkpoint.stem}-{form}" + ("" if form == "merged" else ".safetensors")
     return (checkpoint / "export" if checkpoint.is_dir() else checkpoint.parent) / name
 
 
-def export(student: Student, form: Format, output: Path, precision: Precision = "float16") -> ExportResult:
-    """Write a student in one format, read it back and compare the numbers.
+def export(
+    student: LatentStudent, form: Format, output: Path, precision: Precision = "float16"
+) -> ExportResult:
+    """Write a student in one format, read it back and compare.
 
     Args:
-        student: from :func:`open_student`.
-        form: `diffusers` or `kohya` for a LoRA file; `merged` for a pipeline's folder with the LoRA in its
-            weights.
+        student: from :func:`~mmtoolkit.distill.load.open_student`.
+        form: `diffusers` or `kohya`: a LoRA file; `merged`: a pipeline's folder with the LoRA in its weights.
         output: new file, or for `merged` a new or empty folder.
         precision: precision of the written numbers.
 
@@ -163,9 +66,10 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
         UsageError: if `output` exists, or a student without LoRA is exported as LoRA.
         RunError: if the numbers read back differ by more than the rounding error of the precision.
     """
-    check_new(output)
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"`output` {output}: already there; name another")
     if student.full and form != "merged":
-        raise UsageError("this run trained all weights and has no LoRA; use `form` merged")
+        raise UsageError("this run trained all weights, which are no LoRA; use `format` merged")
     output.parent.mkdir(parents=True, exist_ok=True)
     if form == "merged":
         result = _write_merged(student, output, precision)
@@ -180,8 +84,7 @@ def export(student: Student, form: Format, output: Path, precision: Precision = 
     return result
 
 
-def _write_lora(student: Student, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
-    """Write a LoRA file, and compare the change of each layer's weight after reading it back."""
+def _write_lora(student: LatentStudent, layout: "Layout", output: Path, precision: Precision) -> ExportResult:
     network = student.source.empty_network()
     lora = student.lora(network)
     tensors, metadata = layout(lora, student.source.family, network)
@@ -265,39 +168,27 @@ def fuse(
         parts: layers of the fused layer, in their order.
         shapes: weight shape by layer.
     """
-    present = {name: layers[name] for name in parts if name in layers}
-    rank = sum(layer.rank for layer in present.values())
-    first = next(iter(present.values()))
-    up = first.up.new_zeros(sum(shapes[name][0] for name in parts), rank)
+    known = {name: layers[name] for name in parts if name in layers}
+    rank = sum(layer.rank for layer in known.values())
+    up = next(iter(known.values())).up.new_zeros(sum(shapes[name][0] for name in parts), rank)
     row = column = 0
     for name in parts:
-        if name in present:
-            up[row : row + shapes[name][0], column : column + present[name].rank] = present[name].up
-            column += present[name].rank
+        if name in known:
+            up[row : row + shapes[name][0], column : column + known[name].rank] = known[name].up
+            column += known[name].rank
         row += shapes[name][0]
-    return LoraLayer(torch.cat([layer.down for layer in present.values()]), up, float(rank))
+    return LoraLayer(torch.cat([layer.down for layer in known.values()]), up, float(rank))
 
 
 Layout = Callable[[Lora, Family, nn.Module], tuple[dict[str, Tensor], dict[str, str]]]
 _LAYOUTS: dict[str, Layout] = {"diffusers": diffusers_layout, "kohya": kohya_layout}
 
 
-@torch.no_grad()
-def student_network(student: Student, dtype: torch.dtype) -> nn.Module:
-    """Return the base's network with the student's weights, or with its LoRA merged."""
-    network = student.source.network(dtype)
-    changes = _changes(student, network)
-    for name, value in network.state_dict().items():
-        if name in changes:
-            value.copy_(changes[name](value))
-    return network
-
-
-def _write_merged(student: Student, output: Path, precision: Precision) -> ExportResult:
-    """Save the base's pipeline with the student's network and a scheduler for few steps."""
+def _write_merged(student: LatentStudent, output: Path, precision: Precision) -> ExportResult:
+    """Save the base's pipeline with the student's weights in its network and few steps in its scheduler."""
     source, dtype = student.source, getattr(torch, precision)
     network = student_network(student, dtype)
-    changes = _changes(student, network)
+    changes = weight_changes(student, network)
     pipeline = source.pipeline(network)
     if not source.family.flow:
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, student.facts.get("training_steps", 250))
@@ -310,24 +201,6 @@ def _write_merged(student: Student, output: Path, precision: Precision) -> Expor
         largest = max(largest, wanted.abs().max().item())
         error = max(error, (found[name].float() - wanted.float()).abs().max().item())
     return ExportResult([output], error, largest)
-
-
-def _changes(student: Student, network: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return a function from the base's weight to the student's, in float32, for each changed weight."""
-    if student.full:
-        weights, _ = read_tensors(student.weights)
-        part = f"{student.source.family.part}."
-        return {name.removeprefix(part): partial(_replaced, value) for name, value in weights.items()}
-    lora = student.lora(network)
-    return {f"{name}.weight": partial(_added, layer) for name, layer in lora.layers.items()}
-
-
-def _replaced(weight: Tensor, base: Tensor) -> Tensor:
-    return weight.to(base.device, torch.float32)
-
-
-def _added(layer: LoraLayer, base: Tensor) -> Tensor:
-    return base.float() + layer.delta()
 
 
 def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:

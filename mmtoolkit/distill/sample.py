@@ -1,13 +1,13 @@
-"""Draw pictures with a student: a pixel student directly, others in a stock Diffusers pipeline."""
+"""Draw pictures with a student: of the pixel family directly, of the others in a stock Diffusers pipeline."""
 
 import functools
 import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,15 +16,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmtoolkit import __version__
-from mmtoolkit.core.config import config_layer, resolve
 from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import CheckpointError, UsageError
 from mmtoolkit.core.fields import DeviceName
-from mmtoolkit.core.files import read_json_file, read_metadata
 from mmtoolkit.core.logging import logger
-from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.distill.config import SHAPES, DistillSettings, TargetSettings
+from mmtoolkit.core.run import check_new
+from mmtoolkit.distill.config import SHAPES, TargetSettings
 from mmtoolkit.distill.data.synthetic import make_shapes
+from mmtoolkit.distill.load import LatentStudent, PixelStudent, is_pixel, load, student_network
 from mmtoolkit.distill.sampling.generate import (
     draw_grid,
     step_guidance,
@@ -52,7 +51,7 @@ class SampleSettings:
         clip_steps: first steps with dynamic thresholding.
         lora_scale: factor on the LoRA, none being 1 (not for pixel models).
         damped: weaken guidance above the student's own over long jumps, see
-            :func:`~mmtoolkit.distill.sampling.generate.damped_guidance`; FLUX's pipeline cannot.
+            :func:`~mmtoolkit.distill.sampling.generate.damped_guidance`; not in FLUX's pipeline.
     """
 
     steps: int = 4
@@ -84,26 +83,29 @@ class Samples:
 
 
 def sample(
-    checkpoint: str = SHAPES,
+    checkpoint: str | Path | PixelStudent | LatentStudent = SHAPES,
     texts: Sequence[str] = (),
     settings: SampleSettings | None = None,
     *,
     base: str | None = None,
     family: str | None = None,
     layout: str | None = None,
-    device: str = "auto",
+    device: DeviceName = "auto",
 ) -> Samples:
     """Draw pictures with a few-step student.
 
     Args:
-        checkpoint: `shapes`, a run of `distill train`, a LoRA file, or a LoRA on the hub (`owner/name` or
-            `owner/name/file.safetensors`).
+        checkpoint: `shapes`, a run of `distill train`, a LoRA file, a LoRA on the hub (`owner/name` or
+            `owner/name/file.safetensors`), or a student from :func:`~mmtoolkit.distill.load.load`.
         texts: prompts, captions or classes; a pixel student has some of its own.
         settings: how to draw.
         base: the base model, if it is not the run's.
         family: of the base, for a LoRA file.
         layout: for a base in a single file, see :class:`~mmtoolkit.distill.config.ModelSettings`.
-        device: where to compute.
+        device: where to compute; a loaded pixel student stays where it is.
+
+    Returns:
+        The pictures, with the settings that each PNG will hold.
 
     Raises:
         CheckpointError: if the student or its base cannot be loaded.
@@ -112,40 +114,46 @@ def sample(
     settings = settings or SampleSettings()
     if settings.count < 1 or settings.steps < 1 or not 0 <= settings.eta <= 1:
         raise UsageError("`count` and `steps` must be at least 1, `eta` must be in [0, 1]")
-    if family in (None, "pixel") and _is_pixel(checkpoint):
-        return _sample_pixel(checkpoint, base, texts, settings, resolve_device(cast("DeviceName", device)))
-    return _sample_latent(
-        checkpoint, base, family, layout, texts, settings, resolve_device(cast("DeviceName", device))
-    )
+    student = checkpoint
+    if isinstance(student, str | Path):
+        student = _open(str(student), texts, settings, base=base, family=family, layout=layout, device=device)
+    if isinstance(student, PixelStudent):
+        return _sample_pixel(student, texts, settings)
+    return _sample_latent(student, texts, settings, resolve_device(device))
 
 
-def _is_pixel(checkpoint: str) -> bool:
-    """Return whether a checkpoint is a pixel student, not a run or LoRA of a latent family."""
-    path = Path(checkpoint)
-    if checkpoint == SHAPES:
-        return True
-    if (path / "config.yaml").is_file():
-        run = resolve(DistillSettings, [config_layer("distill", str(path / "config.yaml"))])
-        return run.settings.model.family == "pixel"
-    if (path / "meta.json").is_file():
-        return "spec" in read_json_file(path / "meta.json")
-    return path.is_file() and "spec" in read_metadata(path)
-
-
-def _sample_pixel(
+def _open(
     checkpoint: str,
-    base: str | None,
     texts: Sequence[str],
     settings: SampleSettings,
-    device: torch.device,
-) -> Samples:
-    from mmtoolkit.distill.models.pixel import load_pixel_student
+    *,
+    base: str | None,
+    family: str | None,
+    layout: str | None,
+    device: DeviceName,
+) -> PixelStudent | LatentStudent:
+    """Open a student, fetching a LoRA from the hub if it is named by a hub id."""
+    local = checkpoint
+    if family not in (None, "pixel") or not is_pixel(checkpoint):
+        if not Path(checkpoint).exists() and not _HUB_ID.fullmatch(checkpoint):
+            raise CheckpointError(f"{checkpoint}: no such run or file, and not a hub id")
+        _check_texts(texts)
+        local = checkpoint if Path(checkpoint).exists() else str(fetch_lora(checkpoint))
+    scale = settings.lora_scale
+    student = load(local, base=base, family=family, layout=layout, lora_scale=scale, device=device)
+    return replace(student, name=checkpoint)
 
-    if settings.lora_scale is not None:
-        raise UsageError(f"`lora_scale`: {checkpoint} is a pixel student, which has its own; leave it out")
-    denoiser, targets = load_pixel_student(checkpoint, base, device)
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not texts:
+        raise UsageError("name what to draw with `prompt` or `prompts`")
+
+
+def _sample_pixel(student: PixelStudent, texts: Sequence[str], settings: SampleSettings) -> Samples:
+    denoiser, targets = student.denoiser, student.targets
+    device = denoiser.device
     _check_steps(settings.steps, targets.training_steps)
-    texts = list(texts) or _own_texts(denoiser.spec.kind, denoiser.spec.words, checkpoint, settings)
+    texts = list(texts) or _own_texts(denoiser.spec.kind, denoiser.spec.words, student.name, settings)
     texts = [texts[index % len(texts)] for index in range(settings.count)]
     condition = {"tokens": denoiser.spec.tokens(texts).to(device)}
     scale = _student_scale(targets, settings)
@@ -166,13 +174,13 @@ def _sample_pixel(
     )
     arrays = to_bytes(denoiser.decode(samples))
     seconds = time.perf_counter() - start
-    facts = _facts(checkpoint, targets.guidance, settings)
+    facts = _facts(student.name, targets.guidance, settings)
     return Samples([Image.fromarray(array) for array in arrays], texts, facts, seconds)
 
 
 def _check_steps(steps: int, training_steps: int) -> None:
     if steps > training_steps:
-        raise UsageError(f"`steps` {steps}: this student was trained for {training_steps} at most")
+        raise UsageError(f"`steps` {steps}: this student knows {training_steps} at most")
 
 
 def _noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
@@ -187,11 +195,11 @@ def _own_texts(kind: str, words: Sequence[str], checkpoint: str, settings: Sampl
         return list(words)
     if checkpoint == SHAPES or {"circle", "square", "purple"} <= set(words):
         return make_shapes(settings.count, seed=10_000 + settings.seed)[1]
-    raise UsageError(f"{checkpoint}: has no captions of its own; name some with `prompt`")
+    raise UsageError(f"{checkpoint}: has no texts of its own; name captions with `prompt`")
 
 
 def _student_scale(targets: TargetSettings, settings: SampleSettings) -> float:
-    """Convert the guidance, and warn if the student cannot follow."""
+    """Convert the guidance, and warn if the student was not trained for it."""
     if settings.guidance is None:
         return 1.0
     scale = student_guidance(settings.guidance, targets.guidance)
@@ -209,29 +217,14 @@ def _facts(checkpoint: str, strength: float, settings: SampleSettings) -> dict[s
 
 
 def _sample_latent(
-    checkpoint: str,
-    base: str | None,
-    family: str | None,
-    layout: str | None,
-    texts: Sequence[str],
-    settings: SampleSettings,
-    device: torch.device,
+    student: LatentStudent, texts: Sequence[str], settings: SampleSettings, device: torch.device
 ) -> Samples:
-    from mmtoolkit.distill.export import open_student, student_network
-
-    path = Path(checkpoint)
-    if not path.exists() and (path.parts[0] == "runs" or not _HUB_ID.fullmatch(checkpoint)):
-        raise CheckpointError(f"{checkpoint}: no such run or file, and not a hub id")
-    if not texts:
-        raise UsageError("nothing to draw; name it with `prompt` or `prompts`")
-    local = path if path.exists() else fetch_lora(checkpoint)
-    student = open_student(local, base, family, layout, settings.lora_scale)
-    targets = _stated_targets(student.facts, checkpoint)
+    _check_texts(texts)
+    targets = _stated_targets(student.facts, student.name)
     _check_steps(settings.steps, targets.training_steps)
     if not student.facts and settings.guidance is not None:
         logger.warning(
-            "%s does not state its guidance strength; guidance is taken in the student's own units",
-            checkpoint,
+            "%s does not state its guidance strength; `guidance` is in units of the student", student.name
         )
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     pipeline = student.source.pipeline(student_network(student, dtype)).to(device)
@@ -248,11 +241,11 @@ def _sample_latent(
         for index, text in enumerate(texts)
     ]
     seconds = time.perf_counter() - start
-    return Samples(images, texts, _facts(checkpoint, targets.guidance, settings), seconds)
+    return Samples(images, texts, _facts(student.name, targets.guidance, settings), seconds)
 
 
 def _stated_targets(facts: Mapping[str, Any], checkpoint: str) -> TargetSettings:
-    """Read the training facts of a LoRA file; without any, no guidance is assumed to be built in."""
+    """Return what a LoRA file states of its training; one that states nothing has no built-in guidance."""
     names = {"guidance": 0.0, "drop": 0.2, "training_steps": 250}
     try:
         return TargetSettings.model_validate({name: facts.get(name, usual) for name, usual in names.items()})
@@ -339,7 +332,7 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"`prompts` {file}: cannot be read: {error}") from None
     if not any(lines):
-        raise UsageError(f"`prompts` {file}: holds no prompt; write one per line")
+        raise UsageError(f"`prompts` {file}: has no prompt; write one per line")
     return [*prompts, *filter(None, lines)]
 
 
@@ -349,7 +342,7 @@ def write_samples(samples: Samples, folder: Path, *, grid: bool = True) -> list[
     Raises:
         UsageError: if the folder is in use or cannot be made.
     """
-    RunDirectory.new(folder, "")
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

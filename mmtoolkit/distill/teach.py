@@ -1,4 +1,4 @@
-"""Teach a small pixel-space diffusion model from nothing, conditioned on captions or classes."""
+"""Train a small pixel-space diffusion model from scratch: the function behind `mmtk distill teach`."""
 
 import time
 from dataclasses import asdict
@@ -19,12 +19,16 @@ def teach(settings: DistillSettings, run: RunDirectory | Path, *, resume: bool =
 
     Args:
         settings: all settings; `data`, `network` and `teach` are used.
-        run: the run, or a new folder for it; created once the data are known to be usable.
+        run: the run, or a new folder for it; made once the data have proved usable.
         resume: continue from the run's last checkpoint, to the same bits.
+
+    Returns:
+        What the teacher measured.
 
     Raises:
         DataError: if the pictures cannot be used; nothing has been written then.
         DivergenceError: if the loss stops being finite.
+        StoppedError: after SIGTERM or Ctrl-C; a checkpoint has been written.
     """
     run = RunDirectory.of(run, settings)
     teaching = set_up(settings)
@@ -42,17 +46,17 @@ def teach(settings: DistillSettings, run: RunDirectory | Path, *, resume: bool =
         seconds = round(time.perf_counter() - start, 1)
         recent = teaching.losses[-100:]
         result = TeachResult(teaching.step, sum(recent) / max(1, len(recent)), seconds, count)
-        _finish(teaching, run, result)
+        if teaching.accelerator.is_main_process:
+            _write(teaching, run, result)
     return result
 
 
-def _finish(teaching: Teaching, run: RunDirectory, result: TeachResult) -> None:
-    if not teaching.accelerator.is_main_process:
-        return
+def _write(teaching: Teaching, run: RunDirectory, result: TeachResult) -> None:
+    """Write results.json, the plot of the loss, and the teacher as one file."""
     write_results(run, result, teaching.denoiser.device)
     draw_curves(run, {"loss": ["loss"]}, x="step")
-    teacher = run.path / "teacher.safetensors"
-    save_pixel(teacher, teaching.average.values, teaching.denoiser.spec, asdict(result))
+    spec = teaching.denoiser.spec
+    save_pixel(run.path / "teacher.safetensors", teaching.average.values, spec, asdict(result))
 
 
 def describe_work(settings: DistillSettings) -> dict[str, int | str]:

@@ -1,16 +1,15 @@
-"""Distil a student: the same step for LCM, PCM, TCD and TDD, for every family of models."""
+"""Distil a student: the function behind `mmtk distill train`."""
 
 import time
 from pathlib import Path
 
-from mmtoolkit.core.device import describe_device, peak_memory, resolve_device
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.report import write_results
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.cached import is_cache
 from mmtoolkit.distill.report import TrainResult, write_train_report
-from mmtoolkit.distill.training.loop import fit, measure_step
+from mmtoolkit.distill.training.describe import describe, estimate
+from mmtoolkit.distill.training.loop import fit
 from mmtoolkit.distill.training.state import Training, restore, set_up
 
 
@@ -19,15 +18,19 @@ def train(settings: DistillSettings, run: RunDirectory | Path, *, resume: bool =
 
     Args:
         settings: all settings; `data`, `model`, `targets` and `train` are used.
-        run: the run, or a new folder for it; created once data and base are known to be usable. It gets the
-            latents of a latent family, unless `data.path` is a cache.
-        resume: continue from the run's last checkpoint, to the same bits; without a checkpoint from the
-            unfinished cache or from the beginning.
+        run: the run, or a new folder for it; made once data and base have proved usable. The latents of a
+            latent family are cached in it, unless `data.path` is a cache already.
+        resume: continue from the run's last checkpoint, to the same bits; from the beginning, or from the
+            unfinished cache, if there is no checkpoint yet.
+
+    Returns:
+        What the student measured.
 
     Raises:
         DataError: if the data cannot be used.
         CheckpointError: if the base cannot be loaded, or the checkpoint is of another base or other data.
         DivergenceError: if the loss stops being finite; the last checkpoint stays.
+        StoppedError: after SIGTERM or Ctrl-C; a checkpoint has been written.
     """
     run = RunDirectory.of(run, settings)
     training = set_up(settings, run)
@@ -66,73 +69,3 @@ def _write_pixel(training: Training, run: RunDirectory) -> None:
 
     spec = PixelSpec.from_json(training.meta["spec"])
     save_pixel(run.path / "student.safetensors", training.average.values, spec, training.meta["facts"])
-
-
-def describe(training: Training) -> str:
-    """Describe in one line what is trained."""
-    settings, count = training.settings, sum(value.numel() for value in training.parameters.values())
-    kind = f"LoRA of rank {settings.model.rank}" if settings.model.adapter == "lora" else "all weights"
-    return (
-        f"{settings.model.family} {settings.model.base}: {kind}, {count:,} numbers train; "
-        f"{len(training.examples):,} examples; {settings.targets.rule}, w {settings.targets.guidance:g}, "
-        f"rho {settings.targets.drop:g}; on {describe_device(training.device)}"
-    )
-
-
-def estimate(training: Training) -> str:
-    """Report the time of a step, the remaining time, and the memory of a step."""
-    seconds = measure_step(training)
-    left = seconds * (training.settings.train.steps - training.step)
-    memory = peak_memory(training.device) / 2**30
-    return f"a step takes {seconds:.2f} s, the rest about {left / 60:.1f} min; peak memory {memory:.2f} GiB"
-
-
-def describe_work(settings: DistillSettings) -> dict[str, int | float | str]:
-    """Check settings, base and data without training, and return the sizes of the work.
-
-    Raises:
-        DataError: if the data cannot be used.
-        CheckpointError: if the base cannot be loaded.
-    """
-    if settings.model.family != "pixel" and not is_cache(settings.data.path):
-        return _describe_uncached(settings)
-    training = set_up(settings, None)
-    seconds = measure_step(training)
-    return {
-        "family": settings.model.family,
-        "base": settings.model.base,
-        "rule": settings.targets.rule,
-        "examples": len(training.examples),
-        "parameters": sum(value.numel() for value in training.parameters.values()),
-        "steps": settings.train.steps,
-        "seconds_step": round(seconds, 3),
-        "minutes": round(seconds * settings.train.steps / 60, 1),
-        "peak_memory_gib": round(peak_memory(training.device) / 2**30, 2),
-        "device": describe_device(training.device),
-    }
-
-
-def _describe_uncached(settings: DistillSettings) -> dict[str, int | float | str]:
-    """Return the sizes of what will be cached and trained; a step cannot be timed before."""
-    from mmtoolkit.distill import cache
-    from mmtoolkit.distill.models.families import Source
-    from mmtoolkit.distill.training.memory import expected_memory, free_memory
-
-    facts = cache.describe_work(settings)
-    source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
-    rows = settings.train.batch_size // settings.train.accumulation
-    memory = expected_memory(settings, source, int(facts["size"]), rows)
-    free = free_memory(resolve_device(settings.device))
-    known = {} if free is None else {"free_memory_gb": round(free / 1e9, 3)}
-    return {
-        "family": settings.model.family,
-        "base": settings.model.base,
-        "rule": settings.targets.rule,
-        "examples": facts["pictures"],
-        "prompts": facts["prompts"],
-        "size": facts["size"],
-        "parameters": memory["trained weights"] // 4,
-        "steps": settings.train.steps,
-        "expected_memory_gb": round(sum(memory.values()) / 1e9, 3),
-        **known,
-    }

@@ -242,7 +242,10 @@ def test_the_command_line_offers_what_the_engine_knows():
 
     from mmtoolkit.distill.config import ModelSettings
     from mmtoolkit.distill.export import Format, Precision
+    from mmtoolkit.distill.models.families import FAMILIES
 
     families = get_args(ModelSettings.model_fields["family"].annotation)
     offered = [get_args(choices) for choices in (FamilyName, ExportFormat, ExportPrecision)]
+    families = get_args(ModelSettings.model_fields["family"].annotation)
+    assert families == ("pixel", *FAMILIES)
     assert offered == [families, get_args(Format), get_args(Precision)]

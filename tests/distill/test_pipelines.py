@@ -90,7 +90,8 @@ def draw(pipeline, family, steps=2, guidance=1.0, **more):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_student_comes_back_in_a_stock_pipeline(family, trained, tiny_pipeline, tmp_path):
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
 
     run = trained(family)
     assert (run / "samples" / "000002.png").is_file()
@@ -122,7 +123,8 @@ def test_the_stock_pipeline_predicts_what_the_trained_student_predicts(
     family, trained, tiny_pipeline, tmp_path
 ):
     from mmtoolkit.distill.cache import open_cache
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
     from mmtoolkit.distill.models.families import load_latent
 
     run = trained(family)
@@ -178,7 +180,8 @@ def test_flux_in_kohyas_layout_is_what_diffusers_reads():
 def test_metadata_says_how_the_student_was_made(trained, tmp_path):
     from safetensors import safe_open
 
-    from mmtoolkit.distill.export import FACTS, export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import FACTS, open_student
 
     for form in ("diffusers", "kohya"):
         export(open_student(trained("sdxl"), None, None), form, tmp_path / form)
@@ -192,7 +195,8 @@ def test_metadata_says_how_the_student_was_made(trained, tmp_path):
 
 def test_an_exported_file_keeps_what_it_says(trained, tiny_pipeline, tmp_path):
     """In a folder, too, and exported once more, it says how it was made."""
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
 
     base = str(tiny_pipeline("sd15"))
     (tmp_path / "lora").mkdir()
@@ -227,7 +231,7 @@ def test_what_a_lora_says_is_checked_before_the_pipeline_is_made(
 
 def test_a_lora_is_scaled(trained, tiny_pipeline, tmp_path, caplog, mmtk):
     """Its change is multiplied; nothing is said of a missing alpha, as the user has said the scale."""
-    from mmtoolkit.distill.export import open_student
+    from mmtoolkit.distill.load import open_student
 
     base = str(tiny_pipeline("sd15"))
     weights = load_file(trained("sd15") / "checkpoints/last/model.safetensors")
@@ -285,17 +289,20 @@ def test_clip_scores_a_text_model(trained, tiny_clip, tmp_path):
 
 
 def test_a_file_that_reads_back_wrong_is_not_left(trained, tmp_path, monkeypatch):
-    engine = sys.modules["mmtoolkit.distill.export"]
+    from importlib import import_module
 
+    from mmtoolkit.distill.load import open_student
+
+    engine = import_module("mmtoolkit.distill.export")
     monkeypatch.setitem(engine._TOLERANCE, "float16", 0.0)
-    student = engine.open_student(trained("sd15"), None, None)
-    with pytest.raises(RunError, match="deleted; use --precision float32"):
+    student = open_student(trained("sd15"), None, None)
+    with pytest.raises(RunError, match="deleted; use `precision` float32"):
         engine.export(student, "kohya", tmp_path / "x.safetensors", "float16")
     assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_a_dry_run_needs_no_cache(settings_for, tmp_path, monkeypatch):
-    from mmtoolkit.distill.train import describe_work
+    from mmtoolkit.distill.training.describe import describe_work
 
     monkeypatch.chdir(tmp_path)
     facts = describe_work(settings_for("flux").settings)
@@ -305,13 +312,14 @@ def test_a_dry_run_needs_no_cache(settings_for, tmp_path, monkeypatch):
 
 
 def test_export_refuses_what_it_cannot_do(trained, tmp_path):
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
 
     student = open_student(trained("sd15"), None, None)
     (tmp_path / "there").write_text("x")
     with pytest.raises(UsageError, match="already there"):
         export(student, "kohya", tmp_path / "there")
-    with pytest.raises(UsageError, match="name --base and --family"):
+    with pytest.raises(UsageError, match="name `base` and `family`"):
         open_student(tmp_path / "there", None, None)
 
 
@@ -320,7 +328,8 @@ def test_the_scheduler_runs_in_stock_pipelines(family, trained, tiny_pipeline, t
     """Text to image, image to image and inpaint, with the exported LoRA."""
     import diffusers
 
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
     from mmtoolkit.distill.sampling.scheduler import TDDScheduler
 
     export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
@@ -358,7 +367,8 @@ def test_the_tcd_recipe_samples_like_our_scheduler_up_to_the_last_step(
     """As documented: Diffusers' TCDScheduler with 250 original steps draws from a student made here."""
     from diffusers import TCDScheduler
 
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
     from mmtoolkit.distill.sampling.scheduler import TDDScheduler
 
     export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
@@ -385,7 +395,8 @@ def test_the_tcd_recipe_samples_like_our_scheduler_up_to_the_last_step(
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_stock_flow_pipelines_take_the_grid_as_sigmas(family, trained, tiny_pipeline, tmp_path):
     """As documented: unshifted sigmas (t + 1) / 1000 of the grid draw what our flow scheduler draws."""
-    from mmtoolkit.distill.export import export, open_student
+    from mmtoolkit.distill.export import export
+    from mmtoolkit.distill.load import open_student
     from mmtoolkit.distill.sampling.scheduler import TDDFlowScheduler
 
     export(open_student(trained(family), None, None), "diffusers", tmp_path / "x.safetensors")
@@ -415,8 +426,9 @@ def test_neither_autoencoder_nor_text_encoders_are_held_while_training(trained, 
 
 def test_a_stopped_cache_continues_to_the_same_bits(settings_for, tmp_path, monkeypatch):
     from mmtoolkit.distill import cache
+    from mmtoolkit.distill.data import cached
 
-    monkeypatch.setattr("mmtoolkit.distill.data.cached.SHARD", 2)
+    monkeypatch.setattr(cached, "SHARD", 2)
     settings = settings_for("sd15", "data.flip=true").settings
     whole = cache.write_cache(settings, tmp_path / "whole")
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
@@ -444,9 +456,10 @@ def test_a_stopped_cache_continues_to_the_same_bits(settings_for, tmp_path, monk
 
 def test_a_run_stopped_while_it_caches_is_resumed_to_the_same_bits(settings_for, tmp_path, monkeypatch):
     from mmtoolkit.distill import cache
+    from mmtoolkit.distill.data import cached
     from mmtoolkit.distill.train import train
 
-    monkeypatch.setattr("mmtoolkit.distill.data.cached.SHARD", 2)
+    monkeypatch.setattr(cached, "SHARD", 2)
     resolved = settings_for("sd15")
     train(resolved.settings, RunDirectory.new(tmp_path / "whole", resolved.to_yaml()))
     encode = cache._encode_shard
@@ -488,7 +501,7 @@ def test_a_cache_of_something_else_is_refused(settings_for, tmp_path):
         open_cache(tmp_path / "cache", settings_for("sdxl").settings)
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "x").write_text("x")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="already there and not empty"):
         write_cache(settings, tmp_path / "file")
 
 

@@ -8,17 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmtoolkit.core.config import config_layer, resolve, set_layers
+from mmtoolkit.core.config import config_layer, idle_settings, resolve, set_layers, setting_names
 from mmtoolkit.core.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from mmtoolkit.core.run import RunDirectory
-from mmtoolkit.core.training import Average
-from mmtoolkit.core.training import linear_rate as rate_factor
-from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.config import READ_BY, DistillSettings
 from mmtoolkit.distill.data.synthetic import make_shapes
 from mmtoolkit.distill.models.pixel import PixelSpec, load_pixel, load_pixel_student, read_pixel
 from mmtoolkit.distill.teach import teach
 from mmtoolkit.distill.train import train
-from mmtoolkit.distill.training.steps import batch_rows, take_step
+from mmtoolkit.distill.training.steps import batch_rows, learning_step
 
 CPU = torch.device("cpu")
 
@@ -187,10 +185,9 @@ def test_a_loss_that_is_no_number_stops_the_run(teacher, make, tmp_path):
 def test_a_step_whose_scaled_gradients_overflow_is_left_out():
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer, scaler = torch.optim.SGD([parameter], 1.0), torch.amp.GradScaler("cpu")
-
     scaler.scale(parameter.sum() * 0).backward()
     parameter.grad = torch.full((1,), torch.inf)
-    take_step(optimizer, scaler, [parameter], 1.0)
+    learning_step(optimizer, scaler, [parameter], 1.0)
     assert parameter.item() == 1
 
 
@@ -207,7 +204,7 @@ def test_targets_of_averaged_weights(teacher, make):
     [
         (["model.base=nowhere"], CheckpointError, "nowhere: no such teacher"),
         (["data.path=nowhere"], Exception, "no such file or folder"),
-        (["train.optimizer=adamw8bit"], UsageError, r"pip install .*\[adam8bit\]"),
+        (["train.optimizer=adamw8bit"], UsageError, "adamw8bit needs bitsandbytes: pip install"),
         (["train.batch_size=6", "train.accumulation=4"], ConfigError, "multiple of train.accumulation"),
     ],
 )
@@ -243,12 +240,51 @@ def test_every_example_comes_once_a_pass():
     assert len(batch_rows(3, 8, 0, 1)) == 8
 
 
-def test_schedules_and_average_by_hand():
-    factors = [rate_factor(step, 10, warmup=4, cooldown=4) for step in (0, 1, 3, 6, 8, 9)]
-    assert factors == [0.25, 0.5, 1, 1, 0.5, 0.25]
-    assert [rate_factor(step, 10, warmup=0, cooldown=0) for step in (0, 9)] == [1, 1]
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    average = Average({"x": parameter}, 0.9)
-    parameter.data += 1
-    average.update({"x": parameter}, 1)  # decay (1 + 1) / (10 + 1)
-    assert average.values["x"].item() == pytest.approx(9 / 11)
+@pytest.mark.parametrize(("kind", "command"), [(teach, "teach"), (train, "train")])
+def test_settings_that_are_called_idle_are_never_read(kind, command, teacher, make, record_reads):
+    read = record_reads(DistillSettings)
+    changes = [f"model.base={teacher}", "targets.rule=lcm", "model.adapter=full"]
+    run = make(kind, *changes, "train.sample_every=4")
+    settings = resolve(DistillSettings, [config_layer("distill", str(run / "config.yaml"))]).settings
+    idle = idle_settings(settings, setting_names(DistillSettings), READ_BY, command)
+    if command == "train":  # the stored teacher describes its own network
+        idle = {name: reason for name, reason in idle.items() if not name.startswith("network.")}
+    assert read & idle.keys() == set()
+    assert {"train": "train.steps", "teach": "teach.steps"}[command] in read
+
+
+def test_evaluate_and_sample_build_no_training(teacher, make, monkeypatch):
+    """Neither an optimizer nor an Accelerator nor the state of a training."""
+    from mmtoolkit.distill import evaluate, load, sample
+    from mmtoolkit.distill.training import state
+
+    run = make(train, f"model.base={teacher}")
+    refuse = pytest.fail
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *_, **__: refuse("an optimizer was built"))
+    monkeypatch.setattr(state, "set_up", lambda *_, **__: refuse("a training was set up"))
+    monkeypatch.setattr("accelerate.Accelerator", lambda *_, **__: refuse("an Accelerator was built"))
+    monkeypatch.setattr("mmtoolkit.distill.evaluation.judge.load_features", lambda *_: plain_features)
+    changes = [f"evaluate.{one}" for one in ("samples=8", "steps=[1]", "eta=[0]", "guidance=[1]")]
+    assert len(evaluate(run, set_layers(changes)).cells) == 1
+    student = load(run)
+    from_folder, from_student = (
+        sample(one, ["a large red circle on the left on white"]) for one in (run, student)
+    )
+    pixels = [np.asarray(found.images[0]) for found in (from_folder, from_student)]
+    assert np.array_equal(*pixels)
+
+
+def plain_features(pictures):
+    return torch.nn.functional.adaptive_avg_pool2d(pictures, 2).flatten(1)
+
+
+def test_importing_the_engine_loads_nothing_heavy():
+    code = "import sys; from mmtoolkit import distill; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_all_public_names_can_be_imported():
+    from mmtoolkit import distill
+
+    assert all(callable(getattr(distill, name)) for name in distill.__all__)

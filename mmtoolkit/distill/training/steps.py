@@ -1,4 +1,4 @@
-"""What teaching and distilling share: draws that depend on the step alone, and parts of a batch.
+"""What teaching and distilling share: draws that depend on the step alone, rows of processes, the step.
 
 Every random number of a step comes from a generator seeded with (seed, step) and is drawn for the whole
 batch by every process, which then takes its rows. So two processes compute what one computes, parts of a
@@ -31,7 +31,7 @@ def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def batch_rows(count: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Return the examples of a step `(batch_size,)` from an endless sequence of shuffled passes over all."""
+    """Return the examples of a step `(batch_size,)`: a part of endless shuffled passes."""
     positions = range(step * batch_size, (step + 1) * batch_size)
     epochs = sorted({position // count for position in positions})
     joined = torch.cat([_epoch_order(count, seed, epoch) for epoch in epochs])
@@ -56,8 +56,8 @@ def parts_of(batch_size: int, parts: int, accelerator: "Accelerator") -> list[sl
 
 @contextmanager
 def unwrapped(denoiser: Denoiser, accelerator: "Accelerator") -> Iterator[None]:
-    """Use the network without its wrapper for several processes, as only one process draws."""
-    wrapped = denoiser.network
+    """Use a network without the wrapper that joins processes, because only one of them draws samples."""
+    wrapped = denoiser.network  # its forward pass would wait for the other processes
     denoiser.network = accelerator.unwrap_model(wrapped)
     try:
         yield
@@ -65,20 +65,22 @@ def unwrapped(denoiser: Denoiser, accelerator: "Accelerator") -> Iterator[None]:
         denoiser.network = wrapped
 
 
-def take_step(
+def learning_step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     parameters: Iterable[nn.Parameter],
     limit: float,
 ) -> float:
-    """Step down gradients of at most a norm of `limit` and return their norm before.
+    """Clip the gradients to a norm of `limit`, step, and return the norm before.
+
+    In float16 a step whose scaled gradients overflow is left out and the scale is halved.
 
     Where scaled gradients overflow in float16, the step is left out and the scale halved.
 
     Args:
         optimizer: of the parameters.
         scaler: that scaled the loss, enabled in float16.
-        parameters: the parameters, with gradients.
+        parameters: with gradients.
         limit: largest norm.
     """
     scaler.unscale_(optimizer)

@@ -1,4 +1,4 @@
-"""The state and the loop of teaching a small pixel-space model from nothing."""
+"""The training of a pixel-space teacher: state, loop and step."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,19 +15,19 @@ from mmtoolkit.core.progress import progress_bar
 from mmtoolkit.core.run import RunDirectory
 from mmtoolkit.core.training import Average, check_finite, linear_rate, set_rate, stop_signals
 from mmtoolkit.distill.config import DistillSettings
-from mmtoolkit.distill.data.read import PixelExamples, load_images, open_pictures
-from mmtoolkit.distill.models.denoiser import (
-    TIMESTEPS,
-    Condition,
-    autocast,
-    move,
-    replace_rows,
-    swapped,
-)
+from mmtoolkit.distill.data.examples import PixelExamples, load_images
+from mmtoolkit.distill.data.read import open_pictures
+from mmtoolkit.distill.models.denoiser import TIMESTEPS, Condition, autocast, move, replace_rows, swapped
 from mmtoolkit.distill.models.pixel import PixelDenoiser, PixelNetwork, PixelSpec, with_size
 from mmtoolkit.distill.sampling.generate import save_grid, teacher_samples
 from mmtoolkit.distill.training.state import check_data, texts_of
-from mmtoolkit.distill.training.steps import batch_rows, parts_of, step_generator, take_step, unwrapped
+from mmtoolkit.distill.training.steps import (
+    batch_rows,
+    learning_step,
+    parts_of,
+    step_generator,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,7 +39,7 @@ LARGEST_WEIGHT = 5.0
 
 @dataclass
 class Teaching:
-    """Everything that teaching holds; `step` counts finished steps."""
+    """Everything that teaching holds; `step` counts the finished steps."""
 
     settings: DistillSettings
     examples: PixelExamples
@@ -75,14 +75,11 @@ def set_up(settings: DistillSettings) -> Teaching:
 
 
 def fit(teaching: Teaching, run: RunDirectory) -> None:
-    """Run the remaining steps; every tenth writes a line of metrics.jsonl.
-
-    Raises:
-        StoppedError: after a signal, once a checkpoint is written.
-    """
+    """Run the remaining steps; every tenth writes a line of metrics.jsonl."""
     settings, main = teaching.settings.teach, teaching.accelerator.is_main_process
     start = time.perf_counter()
-    with stop_signals() as stop, progress_bar("teaching", settings.steps, teaching.step) as advance:
+    progress = progress_bar("teaching", settings.steps, teaching.step)
+    with stop_signals() as stop, progress as advance:
         while teaching.step < settings.steps:
             loss, norm = train_step(teaching)
             teaching.losses.append(loss)
@@ -100,7 +97,7 @@ def fit(teaching: Teaching, run: RunDirectory) -> None:
             if main and settings.sample_every and (last or teaching.step % settings.sample_every == 0):
                 draw_samples(teaching, run)
             advance(f"loss {loss:.4f}")
-            stop.check(f"step {teaching.step}; continue with `resume` {run.path}")
+            stop.check(f"step {teaching.step}")
 
 
 def train_step(teaching: Teaching) -> tuple[float, float]:
@@ -122,9 +119,9 @@ def train_step(teaching: Teaching) -> tuple[float, float]:
     value = float(teaching.accelerator.reduce(loss.detach(), "mean"))
     check_finite(value, f"step {teaching.step + 1}", "teach.learning_rate")
     teaching.scaler.scale(loss).backward()
-    teaching.step += 1
     parameters = denoiser.trainable()
-    norm = take_step(teaching.optimizer, teaching.scaler, parameters.values(), settings.clip)
+    teaching.step += 1
+    norm = learning_step(teaching.optimizer, teaching.scaler, parameters.values(), settings.clip)
     teaching.average.update(parameters, teaching.step)
     return value, norm
 
@@ -161,7 +158,7 @@ def draw_samples(teaching: Teaching, run: RunDirectory) -> None:
 
 
 def save(teaching: Teaching, run: RunDirectory) -> None:
-    """Write a checkpoint: the averaged weights as the model, everything else as state."""
+    """Write a checkpoint: the averaged weights as the model, all else as state."""
     state: dict[str, Any] = {
         "weights": dict(teaching.denoiser.model.state_dict()),
         "optimizer": teaching.optimizer.state_dict(),
@@ -177,7 +174,7 @@ def save(teaching: Teaching, run: RunDirectory) -> None:
 
 
 def restore(teaching: Teaching, run: RunDirectory) -> None:
-    """Restore the last checkpoint, as if teaching had never stopped.
+    """Put the last checkpoint back, as if teaching had never stopped.
 
     Raises:
         CheckpointError: if there is none, or it is from other data.

@@ -9,7 +9,8 @@ from PIL import Image
 
 from mmtoolkit.core.errors import DataError
 from mmtoolkit.distill.config import DataSettings
-from mmtoolkit.distill.data.read import PixelExamples, fit_square, load_images, open_pictures
+from mmtoolkit.distill.data.examples import PixelExamples, load_images
+from mmtoolkit.distill.data.read import fit_square, open_pictures
 from mmtoolkit.distill.data.synthetic import SHAPES, Mark, Scene, make_shapes, render, vocabulary
 
 COLOURS = {"a.png": "red", "b.jpg": "lime", "c.webp": "blue"}

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmtoolkit.core.errors import ConfigError
-from mmtoolkit.distill.data.read import PixelExamples
+from mmtoolkit.distill.data.examples import PixelExamples
 from mmtoolkit.distill.data.synthetic import make_shapes
 from mmtoolkit.distill.evaluation import features
 from mmtoolkit.distill.evaluation.clip import Clip, clip_score
