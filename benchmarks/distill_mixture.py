@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+from bench import Figures, describe_machine, make_parser
 from mixture import Mixture
 from torch import Tensor, nn
 
-from mmtoolkit.core.run import environment
 from mmtoolkit.core.training import Average
 from mmtoolkit.distill.config import TargetSettings
 from mmtoolkit.distill.models.denoiser import Condition, swapped

@@ -1,4 +1,4 @@
-"""`mmtk distill`: teach, cache, train, sample, export, eval and compare."""
+"""`mmtk distill`: one module for each kind of command."""
 
 import typer
 

@@ -1,7 +1,11 @@
-"""Encode pictures and prompts once, so that training needs neither autoencoder nor text encoders.
+"""Latents and prompt embeddings, encoded once, so that training needs neither autoencoder nor text encoders.
 
-The files are described in :mod:`mmtoolkit.distill.data.cached`. Each appears whole or not at all; a stopped
-command continues with the next one.
+    FOLDER/cache.json               what was asked and what is where
+    FOLDER/text-00000.safetensors   embeddings of 256 different prompts
+    FOLDER/empty.safetensors        the same for no prompt
+    FOLDER/latents-00000.safetensors latents of 256 pictures, and of their mirror images with `data.flip`
+
+Files appear whole or not at all; a stopped run continues with the next one.
 """
 
 import json
@@ -178,12 +182,12 @@ def _write_latents(
         for number in todo:
             rows = range(number * cached.SHARD, min((number + 1) * cached.SHARD, len(pictures)))
             generator = torch.Generator().manual_seed(settings.seed * len(names) + number)
-            shard = _encodeshard_name(autoencoder, pictures, rows, facts, device, generator)
+            shard = _encode_shard(autoencoder, pictures, rows, facts, device, generator)
             _save({name: latents.to(dtype) for name, latents in shard.items()}, folder / names[number])
             advance("")
 
 
-def _encodeshard_name(
+def _encode_shard(
     autoencoder: Autoencoder,
     pictures: Pictures,
     rows: range,

@@ -1,4 +1,4 @@
-"""The function behind `compare`: LCM, PCM, TCD and TDD, trained with an equal budget from one teacher."""
+"""Train LCM, PCM, TCD and TDD at an equal budget from one teacher, and put them side by side."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ VARIANTS: dict[str, dict[str, object]] = {
     **{rule: {"rule": rule} for rule in RULES},
     "tdd-coupled": {"rule": "tdd", "drop": 0.0},
 }
-"""What can be compared, and its changes of `targets`; a coupled student trains without dropped conditions."""
+"""What can be compared, and its changes of `targets`; coupled students never lose their condition."""
 ALL = ("lcm", "pcm", "tcd", "tdd")
 METRICS = ("fid", "trajectory_error")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of a comparison.
+    """What a comparison measured.
 
     Attributes:
-        scores: results of every student, by rule and seed.
-        teacher: metrics of the teacher, by guidance in teacher units.
+        scores: cells of every student, by rule and seed.
+        teacher: of the teacher itself, by guidance in teacher units.
     """
 
     scores: dict[str, dict[int, list[Cell]]]
@@ -67,14 +67,13 @@ def compare(
 
     Args:
         resolved: settings of every student; `targets.rule` and `seed` are varied.
-        run: folder of the comparison, with its students in subfolders such as `tdd-s0`. A stopped comparison
-            continues.
+        run: folder of the comparison; students go below it, as `tdd-s0`. A stopped comparison continues.
         rules: some of lcm, pcm, tcd, tdd, tdd-coupled.
-        seeds: number of students per rule; their seeds count up from the settings' seed.
-        take: existing runs of `distill train` as `RULE=RUN`; no student is trained for their rules.
+        seeds: students of each rule, with seeds from the settings' own upwards.
+        take: runs of `distill train` as `RULE=RUN`; a rule that has some is taken from them alone.
 
     Raises:
-        UsageError: if a rule is unknown or named twice, or a taken run has another rule, teacher or w.
+        UsageError: if a rule is unknown or named twice, or a run is of another rule, teacher or w.
         CheckpointError: if there is no such run.
     """
     if unknown := [rule for rule in rules if rule not in VARIANTS]:
@@ -145,7 +144,6 @@ def _entry(resolved: Resolved[DistillSettings], path: Path, rule: str, seed: int
 
 
 def _given(resolved: Resolved[DistillSettings]) -> list[tuple[str, object, str]]:
-    """List all settings as name, value and source."""
     values = dict(flatten(resolved.settings.model_dump(mode="json")))
     return [(name, value, resolved.sources.get(name, "default")) for name, value in values.items()]
 
@@ -157,7 +155,7 @@ def metrics_of(comparison: Comparison) -> list[str]:
 
 
 def comparison_table(comparison: Comparison, metric: str) -> Table:
-    """Return one metric as a table: a row per cell, a column per rule, with mean and spread over seeds."""
+    """Arrange one metric: a row for each cell, a column for each rule, mean (and spread) over seeds."""
     rules = [rule for rule, seeds in comparison.scores.items() if seeds]
     cells = next(iter(comparison.scores[rules[0]].values()))
     rows = []
@@ -188,7 +186,7 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings,
     run.write_results({"scores": dumped, "teacher": comparison.teacher, "device": device})
     metrics = metrics_of(comparison)
     tables = {f"{metric}, best marked": comparison_table(comparison, metric) for metric in metrics}
-    tables["the teacher"] = teacher_table(comparison.teacher)
+    tables["the teacher itself"] = teacher_table(comparison.teacher)
     curves = [_curve(run.path, comparison, metric) for metric in metrics]
     curves += [_guidance_curve(run.path, comparison, steps) for steps in settings.evaluate.steps]
     facts = {"students": f"{settings.train.steps} steps of {settings.train.batch_size}, one teacher"}
@@ -206,7 +204,7 @@ def _write(run: RunDirectory, comparison: Comparison, settings: DistillSettings,
 
 
 def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
-    """Plot a metric over the number of steps, at eta 0 and the lowest guidance."""
+    """Draw a metric over steps, at eta 0 and the guidance of training."""
     records: dict[int, dict[str, float]] = {}
     for rule, seeds in comparison.scores.items():
         for cells in seeds.values():
@@ -221,7 +219,7 @@ def _curve(path: Path, comparison: Comparison, metric: str) -> Path | None:
 
 
 def _guidance_curve(path: Path, comparison: Comparison, steps: int) -> Path | None:
-    """Plot the FID to the data over guidance in teacher units, at eta 0, with the teacher's at 50 steps."""
+    """Draw FID to the data over guidance in teacher units, at eta 0, beside the teacher's own 50 steps."""
     records = {
         guidance: {"guidance": guidance, "teacher": found["fid_data"]}
         for guidance, found in comparison.teacher.items()
@@ -239,7 +237,7 @@ def _guidance_curve(path: Path, comparison: Comparison, steps: int) -> Path | No
 
 
 def flat_comparison(comparison: Comparison) -> dict[str, float]:
-    """Return the mean over seeds of every metric by a flat name, such as `tdd,fid@4,eta=0,guidance=2`."""
+    """Name the mean over seeds of every number for --json, as `tdd,fid@4,eta=0,guidance=2`."""
     flat: dict[str, float] = {}
     for rule, seeds in comparison.scores.items():
         for cells in seeds.values():

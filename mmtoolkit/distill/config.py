@@ -61,7 +61,7 @@ only `evaluate.*`, and refuses the others.
 
 
 class DataSettings(Settings):
-    """The training data."""
+    """What to learn from."""
 
     path: Path | None = None
     """Folder of pictures, `.npz`, webdataset `.tar` (or a folder of them), a cache folder, or `shapes`."""

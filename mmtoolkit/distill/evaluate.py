@@ -27,7 +27,7 @@ def evaluate(
         What was measured at every setting of the sampler.
 
     Raises:
-        CheckpointError: if there is no such run, or its base is missing.
+        CheckpointError: if there is no such run, or its base is gone.
         UsageError: if another setting is to change.
     """
     student = (

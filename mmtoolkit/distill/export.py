@@ -1,4 +1,4 @@
-"""Export of students for other programs, read back and compared.
+"""Write a student for other programs, read it back and compare.
 
 `diffusers` and `kohya` files carry the LoRA at scale 1 (alpha equal to the rank) whatever it was trained
 with, so that every program loads it without further settings; `merged` is a whole pipeline's folder.
@@ -31,13 +31,13 @@ _KOHYA_BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0", "sd3": "sd3", "flux":
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Result of an export.
+    """What was written.
 
     Attributes:
-        files: paths of the files or folders.
-        error: largest absolute difference between the export, read back, and the student; of the changes of
-            weights, or for `merged` of the weights themselves.
-        largest: largest absolute value of the compared numbers, as a scale for the error.
+        files: paths.
+        error: largest absolute difference between what was read back and the student: of the change of a
+            layer's weight, or for `merged` of the weight itself.
+        largest: largest absolute value of what was compared, to judge the error by.
     """
 
     files: list[Path]
@@ -46,7 +46,7 @@ class ExportResult:
 
 
 def default_output(checkpoint: Path, form: Format) -> Path:
-    """Return the default path of an export: in a run's `export` folder, or beside a LoRA file."""
+    """Name what is written: below a run's `export` folder, or beside a LoRA file."""
     name = f"{checkpoint.stem}-{form}" + ("" if form == "merged" else ".safetensors")
     return (checkpoint / "export" if checkpoint.is_dir() else checkpoint.parent) / name
 
@@ -60,11 +60,11 @@ def export(
         student: from :func:`~mmtoolkit.distill.load.open_student`.
         form: `diffusers` or `kohya`: a LoRA file; `merged`: a pipeline's folder with the LoRA in its weights.
         output: new file, or for `merged` a new or empty folder.
-        precision: precision of the written numbers.
+        precision: of the numbers written.
 
     Raises:
-        UsageError: if `output` exists, or a student without LoRA is exported as LoRA.
-        RunError: if the numbers read back differ by more than the rounding error of the precision.
+        UsageError: if `output` is there already, or all weights are to become a LoRA.
+        RunError: if what is read back differs by more than the precision explains.
     """
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"`output` {output}: already there; name another")
@@ -103,7 +103,7 @@ def _write_lora(student: LatentStudent, layout: "Layout", output: Path, precisio
 
 
 def diffusers_layout(lora: Lora, family: Family, _: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata for Diffusers' `load_lora_weights`; the metadata holds PEFT's settings."""
+    """Name a LoRA as Diffusers' `load_lora_weights` reads it, with PEFT's settings in the metadata."""
     tensors = {}
     for name, layer in lora.layers.items():
         written = layer.for_files()
@@ -124,10 +124,10 @@ def diffusers_layout(lora: Lora, family: Family, _: nn.Module) -> tuple[dict[str
 
 
 def kohya_layout(lora: Lora, family: Family, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata in the format of kohya's trainers, which ComfyUI and A1111 read.
+    """Name a LoRA as kohya's trainers do, which ComfyUI and A1111 read.
 
-    UNet layers have Diffusers' names in this format. SD 3 and FLUX have the original names, with query, key
-    and value fused into one LoRA whose rank is the sum of theirs.
+    UNet layers keep Diffusers' names there; SD 3 and FLUX take the original names, with query, key and value
+    fused into one LoRA whose rank is the sum of theirs.
     """
     tensors = {}
     for name, layer in _kohya_layers(lora, family, network):
@@ -146,7 +146,6 @@ def kohya_layout(lora: Lora, family: Family, network: nn.Module) -> tuple[dict[s
 
 
 def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[str, LoraLayer]]:
-    """Return the LoRA of each layer under its name in the kohya format."""
     layers = {name: layer.for_files() for name, layer in lora.layers.items()}
     if family.part == "unet":
         return list(layers.items())
@@ -158,15 +157,9 @@ def _kohya_layers(lora: Lora, family: Family, network: nn.Module) -> list[tuple[
 def fuse(
     layers: Mapping[str, LoraLayer], parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
 ) -> LoraLayer:
-    """Join the LoRAs of layers that share their input and are one layer in another program.
+    """Join the LoRAs of layers that share their input and are one layer elsewhere.
 
-    The `down` matrices are stacked and the `up` matrices form a block diagonal, so that the change of each
-    part is exact. Parts without LoRA get zeros.
-
-    Args:
-        layers: LoRA by layer, with alpha equal to the rank.
-        parts: layers of the fused layer, in their order.
-        shapes: weight shape by layer.
+    The downs are stacked and the ups put on a block diagonal, so that the change of each part stays exact.
     """
     known = {name: layers[name] for name in parts if name in layers}
     rank = sum(layer.rank for layer in known.values())
@@ -193,7 +186,7 @@ def _write_merged(student: LatentStudent, output: Path, precision: Precision) ->
     if not source.family.flow:
         pipeline.scheduler = few_step_scheduler(pipeline.scheduler, student.facts.get("training_steps", 250))
     pipeline.save_pretrained(output)
-    del pipeline, network  # so that at most two copies of the weights are in memory
+    del pipeline, network  # at most two copies of the weights are held
     found = Source(str(output), source.family).network(dtype).state_dict()
     error = largest = 0.0
     for name, value in source.network(dtype).state_dict().items():
@@ -204,7 +197,7 @@ def _write_merged(student: LatentStudent, output: Path, precision: Precision) ->
 
 
 def few_step_scheduler(scheduler: Any, training_steps: int) -> Any:
-    """Return the scheduler of Diffusers that is closest to TDD's, for use without this package."""
+    """Return Diffusers' own scheduler that samples as a TDD student wants, for use without this package."""
     from diffusers import TCDScheduler
 
     return TCDScheduler.from_config(scheduler.config, original_inference_steps=training_steps)

@@ -28,7 +28,7 @@ def train(settings: DistillSettings, run: RunDirectory | Path, *, resume: bool =
 
     Raises:
         DataError: if the data cannot be used.
-        CheckpointError: if the base cannot be loaded, or the checkpoint is of another base or other data.
+        CheckpointError: if the base cannot be loaded, or the checkpoint is of another one or other data.
         DivergenceError: if the loss stops being finite; the last checkpoint stays.
         StoppedError: after SIGTERM or Ctrl-C; a checkpoint has been written.
     """

@@ -211,7 +211,7 @@ def test_dry_run_writes_nothing(runs, npz, mmtk, tmp_path):
     [
         (["--prompt", "a red hexagon"], "never read 'hexagon'"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: cannot be read"),
-        (["--steps", "300", "--prompt", "a red star"], "was trained for 250 at most"),
+        (["--steps", "300", "--prompt", "a red star"], "knows 250 at most"),
         (["--checkpoint", "nowhere"], "nowhere: no such run or file"),
         (["--lora-scale", "0.5", "--prompt", "a red star"], "is a pixel student, which states its own"),
         (["--base", "nowhere", "--prompt", "a red star"], "nowhere: no such teacher"),
@@ -244,7 +244,6 @@ def test_the_command_line_offers_what_the_engine_knows():
     from mmtoolkit.distill.export import Format, Precision
     from mmtoolkit.distill.models.families import FAMILIES
 
-    families = get_args(ModelSettings.model_fields["family"].annotation)
     offered = [get_args(choices) for choices in (FamilyName, ExportFormat, ExportPrecision)]
     families = get_args(ModelSettings.model_fields["family"].annotation)
     assert families == ("pixel", *FAMILIES)

@@ -3,7 +3,6 @@
 import gc
 import json
 import logging
-import sys
 import warnings
 
 import numpy as np
@@ -211,7 +210,7 @@ def test_an_exported_file_keeps_what_it_says(trained, tiny_pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("facts", "steps", "message"),
     [
-        ({"training_steps": 50}, 51, "`steps` 51: this student was trained for 50 at most"),
+        ({"training_steps": 50}, 51, "--steps 51: this student knows 50 at most"),
         ({"training_steps": "many"}, 1, "states training_steps: input should be a valid integer"),
         ("{", 1, "damaged"),
     ],

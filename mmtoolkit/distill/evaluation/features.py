@@ -18,7 +18,7 @@ from mmtoolkit.distill.models.denoiser import Examples
 from mmtoolkit.distill.training.steps import batch_rows
 
 Extractor = Callable[[Tensor], Tensor]
-"""Maps pictures `(rows, 3, side, side)` in [-1, 1] to features `(rows, width)`."""
+"""From pictures `(rows, 3, side, side)` in [-1, 1] to features `(rows, width)`."""
 OWN, INCEPTION = "own", "inception"
 OWN_WIDTH = 48
 OWN_STEPS = 600
@@ -26,17 +26,16 @@ OWN_MEASURED = 2048
 
 
 class OwnFeatures(nn.Module):
-    """A small convolutional network, trained to predict the words of a picture's text.
+    """A small convolutional network that learns which words describe a picture.
 
-    Its features are standardised to mean 0 and standard deviation 1 over the data, which fixes the scale of
-    distances.
+    Its features are standardised: over the data each has mean 0 and spread 1, so that distances have a scale.
     """
 
     mean: Tensor
     spread: Tensor
 
     def __init__(self, words: int) -> None:
-        """Initialise for a vocabulary of `words` tokens."""
+        """Make it for a vocabulary."""
         super().__init__()
         widths = (3, 24, 48, OWN_WIDTH)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 5, stride=2, padding=2) for a, b in pairwise(widths))
@@ -46,7 +45,7 @@ class OwnFeatures(nn.Module):
         self.register_buffer("spread", torch.ones(OWN_WIDTH))
 
     def raw(self, pictures: Tensor) -> Tensor:
-        """Return features `(rows, 48)` of pictures, before standardisation."""
+        """Return features `(rows, 48)` before they are standardised."""
         x = F.interpolate(pictures, 32, mode="area") if pictures.shape[-1] != 32 else pictures
         for layer in self.layers:
             x = F.silu(layer(x))
@@ -54,34 +53,34 @@ class OwnFeatures(nn.Module):
         return features
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return standardised features `(rows, 48)` of pictures `(rows, 3, side, side)` in [-1, 1]."""
+        """Return features `(rows, 48)`."""
         return (self.raw(pictures) - self.mean) / self.spread
 
     def standardise(self, pictures: Tensor) -> None:
-        """Set mean and standard deviation from pictures of the data `(n, 3, side, side)` in [-1, 1]."""
+        """Take mean and spread from pictures of the data `(n, 3, side, side)`."""
         found = extract_all(self.raw, pictures)
         self.mean.copy_(found.mean(0))
         self.spread.copy_(found.std(0).clamp(min=1e-6))
 
 
 def load_features(name: str, examples: Examples, keep: Path, device: torch.device) -> Extractor:
-    """Return the feature network that evaluate.features names.
+    """Return the feature network that a setting names.
 
     Args:
         name: `inception`, `own`, or a TorchScript file that takes pictures in [-1, 1].
-        examples: training data of `own`.
-        keep: file that caches the trained network of `own`.
-        device: device to compute on.
+        examples: what `own` learns from.
+        keep: file in which a learned network is kept for the next time.
+        device: where to compute.
 
     Raises:
-        ConfigError: if the network cannot be loaded or trained, or its package is not installed.
+        ConfigError: if the network is not to be had.
     """
     if name == INCEPTION:
         return _inception(device)
     if name != OWN:
         return _script(Path(name), device)
     if not isinstance(examples, PixelExamples):
-        raise ConfigError(f"evaluate.features: '{OWN}' needs pictures of a pixel model; use '{INCEPTION}'")
+        raise ConfigError(f"evaluate.features: '{OWN}' learns from small pictures only; use '{INCEPTION}'")
     torch.manual_seed(0)
     network = OwnFeatures(int(examples.tokens.max()) + 1).to(device)
     kept = load_file(keep) if keep.is_file() else {}
@@ -96,13 +95,7 @@ def load_features(name: str, examples: Examples, keep: Path, device: torch.devic
 
 
 def learn_features(network: OwnFeatures, examples: Examples, device: torch.device) -> float:
-    """Train the network to predict the words of each picture's text.
-
-    The loss is binary cross-entropy.
-
-    Returns:
-        The last loss.
-    """
+    """Teach the words of each picture's text by binary cross-entropy; returns the last loss."""
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     value = 0.0
     for step in range(OWN_STEPS):
@@ -146,7 +139,7 @@ def _inception(device: torch.device) -> Extractor:
     network = _load_script(found[0], device)
 
     def extract(pictures: Tensor) -> Tensor:
-        """Return features; the weights expect pixels rounded to 0..255 and scaled to (x - 128) / 128."""
+        """Scale 0..255 to (x - 128) / 128 at 299 pixels, as these weights expect."""
         scaled = ((pictures.clamp(-1, 1) + 1) * 127.5).round().sub(128).div(128)
         features: Tensor = network(F.interpolate(scaled, (299, 299), mode="bilinear"))
         return features.flatten(1)
@@ -156,5 +149,5 @@ def _inception(device: torch.device) -> Extractor:
 
 @torch.no_grad()
 def extract_all(extractor: Extractor, pictures: Tensor, rows: int = 128) -> Tensor:
-    """Return features `(n, width)` of pictures `(n, 3, side, side)`, in float64 on the CPU."""
+    """Return the features of many pictures `(n, width)` in float64."""
     return torch.cat([extractor(part).double().cpu() for part in pictures.split(rows)])

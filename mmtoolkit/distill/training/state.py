@@ -1,4 +1,4 @@
-"""The state of a training, made from the settings, and its checkpoints."""
+"""What training holds, made from the settings, and its checkpoints."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,30 +55,31 @@ def set_up(settings: DistillSettings, run: RunDirectory | None) -> Training:
 
     Args:
         settings: all settings.
-        run: folder that gets the cache of a latent family; without it, `data.path` must be a cache.
+        run: where a latent family's cache goes; without it, `data.path` must be a cache.
     """
     accelerator = make_accelerator(resolve_device(settings.device))
-    parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
     seed_everything(settings.seed)
-    if settings.model.family != "pixel":
-        _check_memory(settings, accelerator)
-    base = load_base(settings, run, accelerator)
-    base.denoiser.adapt(settings.model)
-    parameters = base.denoiser.trainable()
+    denoiser: Denoiser
+    if settings.model.family == "pixel":
+        denoiser, examples, meta = _load_pixel(settings, accelerator.device)
+    else:
+        denoiser, examples, meta = _load_latent(settings, run, accelerator)
+    parameters = denoiser.trainable()
     facts = {"model": settings.model.model_dump(), "targets": settings.targets.model_dump()}
     training = Training(
         settings=settings,
-        examples=base.examples,
-        denoiser=base.denoiser,
+        examples=examples,
+        denoiser=denoiser,
         accelerator=accelerator,
         targets=Targets.from_settings(settings.targets, accelerator.device),
         parameters=parameters,
         optimizer=_optimizer(settings, list(parameters.values())),
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"),
         average=Average(parameters, settings.train.ema),
-        meta={"engine": "distill train", "facts": facts, "texts": texts_of(base.examples), **base.meta},
+        meta={"engine": "distill train", "facts": facts, "texts": texts_of(examples), **meta},
     )
-    base.denoiser.network = accelerator.prepare_model(base.denoiser.network)
+    parts_of(settings.train.batch_size, settings.train.accumulation, accelerator)
+    denoiser.network = accelerator.prepare_model(denoiser.network)
     return training
 
 
@@ -95,10 +96,10 @@ def _load_latent(
     from mmtoolkit.distill.models.families import Source, load_latent
     from mmtoolkit.distill.training.memory import check_memory, expected_memory
 
-    path = settings.data.path
+    path, device = settings.data.path, accelerator.device
+    examples = open_cache(path, settings) if path is not None and is_cache(path) else None
     source = Source.open(settings.model.base, settings.model.family, settings.model.layout)
-    cached = path is not None and is_cache(path)
-    size = open_cache(path, settings).facts["size"] if cached and path else picture_size(settings, source)
+    size = examples.facts["size"] if examples else picture_size(settings, source)
     rows = settings.train.batch_size // (settings.train.accumulation * accelerator.num_processes)
     memory = expected_memory(settings, source, size, max(1, rows))
     listed = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in memory.items())

@@ -75,8 +75,6 @@ def learning_step(
 
     In float16 a step whose scaled gradients overflow is left out and the scale is halved.
 
-    Where scaled gradients overflow in float16, the step is left out and the scale halved.
-
     Args:
         optimizer: of the parameters.
         scaler: that scaled the loss, enabled in float16.

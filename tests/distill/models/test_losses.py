@@ -1,10 +1,8 @@
 """Exact values on distributions whose noise prediction is known."""
 
 import functools
-import importlib.util
 import math
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,12 +26,6 @@ from mmtoolkit.distill.training.targets import Targets
 
 CPU = torch.device("cpu")
 W = 1.5
-
-_PATH = Path(__file__).resolve().parents[3] / "benchmarks" / "mixture.py"
-_SPEC = importlib.util.spec_from_file_location("mixture", _PATH)
-_MODULE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_MODULE)
-Mixture = _MODULE.Mixture
 
 
 def mixture(spread=0.4, levels=None):
