@@ -129,5 +129,5 @@ def flat_metrics(found: Evaluation) -> dict[str, float]:
 
 def flat_cell(cell: Cell) -> dict[str, float]:
     """Name the numbers of a cell."""
-    place = f"{cell.steps},eta={cell.eta:g},guidance={cell.guidance:g}"
-    return {f"{name}@{place}": value for name, value in cell.metrics.items()}
+    setting = f"{cell.steps},eta={cell.eta:g},guidance={cell.guidance:g}"
+    return {f"{name}@{setting}": value for name, value in cell.metrics.items()}

@@ -52,8 +52,8 @@ def test_show_can_be_fed_back(mmtk, tmp_path):
     assert "steps: 5  # preset igdmrec" in text
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    again = mmtk("config", "show", "recommend", path).stdout
-    assert yaml.safe_load(again) == yaml.safe_load(text)
+    reread = mmtk("config", "show", "recommend", path).stdout
+    assert yaml.safe_load(reread) == yaml.safe_load(text)
 
 
 def test_validate_and_copy(mmtk, tmp_path):
@@ -79,7 +79,7 @@ def test_unknown_engine(mmtk):
         ("train.monitor=recall@7", "add 7 to evaluate.top_k"),
         ("train.monitor=auc", "train.monitor"),
         ("diffusion.noise_scale=60", "must stay below 1"),
-        ("diffusion.noise_max=1e-9", "must not lie below"),
+        ("diffusion.noise_max=1e-9", "must not be below"),
         ("data.modalities.text=0", "at least one modality"),
     ],
 )

@@ -1,11 +1,14 @@
+import importlib
 import json
-import sys
 import warnings
 from typing import get_args
 
 import numpy as np
 import pytest
+from mmtoolkit.commands.app import app
+from mmtoolkit.commands.distill.options import ExportFormat, ExportPrecision, FamilyName
 from PIL import Image
+from typer.testing import CliRunner
 
 from mmtoolkit.distill.data.synthetic import make_shapes
 
@@ -41,9 +44,6 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(npz, tmp_path_factory):
     """A teacher and a student, made through the command line."""
-    from mmtoolkit.commands.app import app
-    from typer.testing import CliRunner
-
     folder = tmp_path_factory.mktemp("runs")
     printed = {}
     for command, more in (("teach", []), ("train", ["--base", folder / "teach"])):
@@ -60,7 +60,7 @@ def runs(npz, tmp_path_factory):
             "-q",
             *more,
         ]
-        result = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json", "-q"])
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
         assert result.exit_code == 0, result.output
         printed[command] = json.loads(result.stdout)
     return folder, printed
@@ -102,8 +102,8 @@ def test_a_seed_draws_the_same_picture_whatever_the_count(runs, mmtk, tmp_path):
     for count in (1, 3):
         arguments = ["--prompt", text, "--count", count, "-o", tmp_path / str(count), "-q"]
         assert mmtk("distill", "sample", "--checkpoint", folder / "train", *arguments).exit_code == 0
-    first, again = (opened(tmp_path / str(c) / "0000.png")[0] for c in (1, 3))
-    assert abs(first - again).max() <= 1
+    first, other = (opened(tmp_path / str(c) / "0000.png")[0] for c in (1, 3))
+    assert abs(first - other).max() <= 1
 
 
 def test_eval_measures_every_cell(runs, features, mmtk):
@@ -131,45 +131,51 @@ def test_eval_measures_every_cell(runs, features, mmtk):
     assert "nowhere.pt: no such file" in refused.stderr
 
 
-def test_compare_trains_all_rules_and_continues(runs, npz, features, mmtk, tmp_path):
-    folder, _ = runs
-    small = [
-        "-s",
-        f"evaluate.features={features}",
-        "-s",
-        "evaluate.samples=8",
-        "-s",
-        "evaluate.steps=[1,2]",
-        "-s",
-        "evaluate.eta=[0]",
-        "-q",
-    ]
-    arguments = ["distill", "compare", "-c", "tiny", "--data", npz, "--base", folder / "teach", *small]
-    arguments += ["--rule", "tdd", "--rule", "tdd-coupled", "--rule", "lcm", "-o", tmp_path / "c", "--json"]
-    result = mmtk(*arguments)
+@pytest.fixture(scope="module")
+def compared(runs, npz, features, tmp_path_factory):
+    """A comparison of three rules: its folder, its arguments and its metrics."""
+    teacher, folder = runs[0] / "teach", tmp_path_factory.mktemp("compared") / "c"
+    arguments = ["distill", "compare", "-c", "tiny", "--data", npz, "--base", teacher, "--json", "-q"]
+    for change in (f"features={features}", "samples=8", "eta=[0]"):
+        arguments += ["-s", f"evaluate.{change}"]
+    rules = [word for rule in ("tdd", "tdd-coupled", "lcm") for word in ("--rule", rule)]
+    more = ["-s", "evaluate.steps=[1,2]", *rules, "-o", folder]
+    result = CliRunner().invoke(app, [str(word) for word in (*arguments, *more)])
     assert result.exit_code == 0, result.output
-    metrics = json.loads(result.stdout)["metrics"]
+    return folder, arguments, json.loads(result.stdout)["metrics"]
+
+
+def test_compare_trains_all_rules(compared):
+    folder, _, metrics = compared
     assert {"tdd,fid@2,eta=0,guidance=2", "lcm,trajectory_error@1,eta=0,guidance=4"} <= set(metrics)
     for name in ("report.html", "tables.md", "tdd-s0.png", "plots/fid.png", "plots/guidance-2.png"):
-        assert (tmp_path / "c" / name).is_file(), name
-    drops = [(tmp_path / "c" / f"{rule}-s0/config.yaml").read_text() for rule in ("tdd", "tdd-coupled")]
+        assert (folder / name).is_file(), name
+    drops = [(folder / f"{rule}-s0/config.yaml").read_text() for rule in ("tdd", "tdd-coupled")]
     assert ["drop: 0.0" in text for text in drops] == [False, True]
-    before = (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes()
-    again = mmtk(
-        "distill", "compare", "--resume", tmp_path / "c", "--rule", "tdd", "--rule", "lcm", "--json", "-q"
-    )
-    assert again.exit_code == 0, again.output
-    assert json.loads(again.stdout)["metrics"]["tdd,fid@2,eta=0,guidance=2"] == pytest.approx(
-        metrics["tdd,fid@2,eta=0,guidance=2"]
-    )
-    assert (tmp_path / "c" / "tdd-s0" / "metrics.jsonl").read_bytes() == before
-    taking = [*arguments[:8], *small, "--rule", "tdd", "--json", "-o", tmp_path / "t"]
-    taken = mmtk(*taking, "--take", f"tdd={tmp_path / 'c' / 'tdd-s0'}")
+
+
+def test_a_comparison_continues_without_training_again(compared, mmtk):
+    folder, _, metrics = compared
+    log = folder / "tdd-s0" / "metrics.jsonl"
+    before = log.read_bytes()
+    resumed = mmtk("distill", "compare", "--resume", folder, "--rule", "tdd", "--json", "-q")
+    assert resumed.exit_code == 0, resumed.output
+    name = "tdd,fid@2,eta=0,guidance=2"
+    assert json.loads(resumed.stdout)["metrics"][name] == pytest.approx(metrics[name])
+    assert log.read_bytes() == before
+
+
+def test_compare_takes_an_existing_run(compared, mmtk, tmp_path):
+    folder, arguments, metrics = compared
+    more = ["-s", "evaluate.steps=[2]", "--rule", "tdd", "-o", tmp_path / "t"]
+    taken = mmtk(*arguments, *more, "--take", f"tdd={folder / 'tdd-s0'}")
     assert taken.exit_code == 0, taken.output
-    assert json.loads(taken.stdout)["metrics"]["tdd,fid@2,eta=0,guidance=2"] == pytest.approx(
-        metrics["tdd,fid@2,eta=0,guidance=2"]
-    )
+    name = "tdd,fid@2,eta=0,guidance=2"
+    assert json.loads(taken.stdout)["metrics"][name] == pytest.approx(metrics[name])
     assert not (tmp_path / "t" / "tdd-s0").exists()
+
+
+def test_compare_refuses_an_unknown_rule(mmtk, tmp_path):
     refused = mmtk("distill", "compare", "-c", "tiny", "--rule", "tddd", "-o", tmp_path / "d")
     assert refused.exit_code == 2
     assert "--rule: no rule 'tddd'; did you mean 'tdd'?" in refused.stderr
@@ -228,9 +234,8 @@ def test_bad_sample_arguments(runs, mmtk, arguments, expected, tmp_path):
 
 
 def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        sys.modules["mmtoolkit.distill.sample"], "sample", lambda *_, **__: pytest.fail("it was drawn")
-    )
+    engine = importlib.import_module("mmtoolkit.distill.sample")
+    monkeypatch.setattr(engine, "sample", lambda *_, **__: pytest.fail("it was drawn"))
     (tmp_path / "x").write_text("")
     refused = mmtk("distill", "sample", "-o", tmp_path)
     assert refused.exit_code == 2
@@ -238,7 +243,6 @@ def test_sample_refuses_a_folder_in_use_before_it_draws(mmtk, monkeypatch, tmp_p
 
 
 def test_the_command_line_offers_what_the_engine_knows():
-    from mmtoolkit.commands.distill.options import ExportFormat, ExportPrecision, FamilyName
 
     from mmtoolkit.distill.config import ModelSettings
     from mmtoolkit.distill.export import Format, Precision

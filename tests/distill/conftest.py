@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-FAMILIES = ["sd15", "sdxl", "sd3", "flux"]
+from mmtoolkit.core.config import resolve, set_layers
+from mmtoolkit.core.run import RunDirectory
+from mmtoolkit.distill.config import DistillSettings
+from mmtoolkit.distill.train import train
 
 
 @pytest.fixture(scope="session")
@@ -229,3 +234,89 @@ def flux() -> Any:
 
 
 BUILDERS = {"sd15": sd15, "sdxl": sdxl, "sd3": sd3, "flux": flux}
+
+
+@pytest.fixture(scope="session")
+def captions() -> list[str]:
+    """Captions of the five pictures, one of them twice."""
+    return ["a red dog", "a blue cat", "a red dog", "a green bird", "a cat"]
+
+
+@pytest.fixture(scope="session")
+def pictures(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number, caption in enumerate(captions):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings_for(tiny_pipeline: Callable[[str], Path], pictures: Path) -> Callable[..., Any]:
+    """Return the resolved settings of a family's shortest training, with some changes."""
+
+    def make(family: str, *changes: str) -> Any:
+        words = [
+            f"model.family={family}",
+            f"model.base={tiny_pipeline(family)}",
+            f"data.path={pictures}",
+            "data.size=16",
+            "device=cpu",
+            "model.rank=4",
+            "train.steps=2",
+            "train.batch_size=2",
+            "train.sample_every=2",
+            "train.warmup=0",
+            "train.learning_rate=0.01",
+        ]
+        return resolve(DistillSettings, set_layers([*words, *changes]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(
+    settings_for: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Return the run of a family's student, cached and trained once a session."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            resolved = settings_for(family)
+            run = RunDirectory.new(tmp_path_factory.mktemp(family) / "run", resolved.to_yaml())
+            train(resolved.settings, run)
+            made[family] = run.path
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stock() -> Callable[..., Any]:
+    """Open a folder as a pipeline of Diffusers."""
+    import diffusers
+
+    def load(folder: Path) -> Any:
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., Any]:
+    """Draw one picture of 16 pixels with a pipeline, always from the same noise."""
+
+    def run(pipeline: Any, family: str, steps: int = 2, guidance: float = 1.0, **more: Any) -> Any:
+        if family in ("sd3", "flux"):
+            more["max_sequence_length"] = 16
+        more["guidance_scale"] = 3.5 if family == "flux" else guidance
+        size = {"height": 16, "width": 16, "num_inference_steps": steps, "output_type": "np"}
+        generator = torch.Generator().manual_seed(0)
+        return pipeline("a red dog", generator=generator, **size, **more).images[0]
+
+    return run

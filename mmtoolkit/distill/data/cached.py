@@ -126,5 +126,5 @@ def cache_files(facts: dict[str, Any]) -> list[str]:
 
 
 def resolved_base(base: str) -> str:
-    """Return the absolute path of a local base; a hub id stays as it is written."""
+    """Return the absolute path of a local base; a hub id stays unchanged."""
     return str(Path(base).resolve()) if Path(base).exists() else base

@@ -1,4 +1,4 @@
-"""Read pictures with captions or classes: folders, tables, `.npz`, webdataset tars, the embedded set."""
+"""Readers of pictures with texts: folders, tables, `.npz`, webdataset tars and the embedded set."""
 
 import csv
 import io
@@ -26,15 +26,15 @@ FORMATS = "a folder of pictures, an .npz or a webdataset .tar"
 
 @dataclass(frozen=True)
 class Pictures:
-    """A set of pictures, each opened when it is asked for.
+    """A set of pictures, opened one by one when they are needed.
 
     Attributes:
-        name: of the set, for people.
-        names: where each picture comes from, for messages.
-        texts: caption or class of each picture; empty strings where `kind` is none.
-        kind: what the texts are.
+        name: name of the set, for messages.
+        names: origin of each picture, for messages.
+        texts: caption or class of each picture; empty strings if `kind` is none.
+        kind: whether the texts are captions or classes.
         load: opens a picture by index, in RGB.
-        size: side in pixels, where the set itself says one.
+        size: side in pixels, if all pictures of the set are squares of that size.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Pictures:
     size: int | None = None
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Return the number of pictures."""
         return len(self.texts)
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Return the centre square of a picture, `(size, size, 3)` in 0..255."""
+        """Return the centre square of a picture, scaled to `(size, size, 3)`, in 0..255."""
         return fit_square(self.load(index), size)
 
 
 def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Cut the centre square out of a picture and scale it to `(size, size, 3)`."""
+    """Return the centre square of a picture, scaled to `(size, size, 3)`, in 0..255."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     if image.size != (size, size):
@@ -64,19 +64,19 @@ def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def open_pictures(settings: DataSettings) -> Pictures:
-    """Find the pictures behind `data.path` and what comes with them.
+    """Open the pictures at data.path with their captions or classes.
 
     Raises:
-        DataError: if there are none, or captions or classes are missing.
+        DataError: if there are none, they cannot be read, or captions or classes are missing.
     """
     path = settings.path
     if path is None:
-        raise DataError(f"no data: name {FORMATS} with --data, or `--data {SHAPES}` for the embedded set")
+        raise DataError(f"no data: name {FORMATS} with `data`, or '{SHAPES}' for the embedded set")
     if str(path) == SHAPES:
         images, captions = make_shapes(SHAPES_COUNT, seed=0)
         found = _from_arrays(SHAPES, images, captions, "caption")
     elif not path.exists():
-        raise DataError(f"no such file or folder; --data takes {FORMATS}", path=path)
+        raise DataError(f"no such file or folder; `data` takes {FORMATS}", path=path)
     elif path.suffix == ".npz":
         found = _read_npz(path)
     elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
@@ -89,6 +89,7 @@ def open_pictures(settings: DataSettings) -> Pictures:
 
 
 def _checked(found: Pictures, settings: DataSettings, path: Path) -> Pictures:
+    """Check the set against data.condition and data.size; without conditions, remove its texts."""
     wanted = settings.condition
     if not len(found):
         raise DataError("holds no pictures", path=path)
@@ -108,7 +109,7 @@ def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         reason = "damaged or no picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{name}: cannot be read: {reason}; mend or delete it") from None
+        raise DataError(f"{name}: cannot be read: {reason}; repair or delete it") from None
 
 
 def _from_arrays(name: str, images: NDArray[np.uint8], texts: Sequence[str], kind: Kind) -> Pictures:
@@ -117,7 +118,7 @@ def _from_arrays(name: str, images: NDArray[np.uint8], texts: Sequence[str], kin
 
 
 def _read_npz(path: Path) -> Pictures:
-    """Read `images` `(n, side, side, 3)` in 0..255, and `captions` or `labels` `(n,)` where they are."""
+    """Read `images` `(n, side, side, 3)` in 0..255, and `captions` or `labels` `(n,)` if there are any."""
     try:
         arrays = read_npz(path)
     except ValueError as error:
@@ -142,6 +143,7 @@ def _read_npz(path: Path) -> Pictures:
 
 
 def _read_folder(path: Path, condition: str) -> Pictures:
+    """Read a folder: by its table, with captions in `.txt` files, or with subfolders as classes."""
     for name, reader in (("metadata.jsonl", _jsonl_rows), ("metadata.csv", _csv_rows)):
         if (path / name).is_file():
             return _read_table(path, path / name, list(reader(path / name)))
@@ -163,7 +165,7 @@ def _caption_beside(file: Path, with_text: Sequence[bool]) -> str:
         raise DataError(
             f"has no caption {text.name} beside it ({missing} of {len(with_text)} pictures lack one)",
             path=file,
-            hint="write the captions, or train without them: --set data.condition=none",
+            hint="write the captions, or train without them: set data.condition=none",
         )
     return _utf8(text).strip()
 
@@ -201,7 +203,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _read_table(folder: Path, path: Path, rows: Sequence[Row]) -> Pictures:
-    """Read `file_name` and `text`, `caption` or `label` of each row."""
+    """Read `file_name`, and `text`, `caption` or `label`, from each row of a table."""
     keys = rows[0][1] if rows else {}
     key = next((name for name in ("text", "caption", "label") if name in keys), None)
     files, texts = [], []
@@ -220,7 +222,10 @@ def _read_table(folder: Path, path: Path, rows: Sequence[Row]) -> Pictures:
 
 
 def _read_tars(paths: Sequence[Path], condition: str) -> Pictures:
-    """Read webdataset shards: members that share a name up to the first dot belong together."""
+    """Read webdataset shards: members with the same name up to the first dot are one sample.
+
+    Only the position of each member is kept; pictures are read from the tar when they are needed.
+    """
     samples: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
     for path in paths:
         try:
@@ -231,6 +236,7 @@ def _read_tars(paths: Sequence[Path], condition: str) -> Pictures:
                     stem, _, suffix = name.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
                     grouped.setdefault(key, {})[f".{suffix.lower()}"] = (member.offset_data, member.size)
+            # a tar ends with a block of zeros; Python's reader accepts one that was cut between members
             if _tar_bytes(path, (tar.offset, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("unexpected end of data")
         except (tarfile.TarError, OSError) as error:
@@ -265,7 +271,8 @@ def _tar_text(sample: tuple[Path, str, dict[str, tuple[int, int]]], suffix: str)
     return text
 
 
-def _tar_bytes(path: Path, place: tuple[int, int]) -> bytes:
+def _tar_bytes(path: Path, position: tuple[int, int]) -> bytes:
+    """Read the bytes at a position: offset and length."""
     with path.open("rb") as stream:
-        stream.seek(place[0])
-        return stream.read(place[1])
+        stream.seek(position[0])
+        return stream.read(position[1])

@@ -214,8 +214,8 @@ def test_flip_doubles_the_set():
 
 def test_shapes_are_what_their_captions_say():
     images, captions = make_shapes(300, seed=5)
-    again, same = make_shapes(300, seed=5)
-    assert np.array_equal(images, again)
+    remade, same = make_shapes(300, seed=5)
+    assert np.array_equal(images, remade)
     assert captions == same
     words = set(vocabulary())
     assert {word for caption in captions for word in caption.split()} <= words

@@ -31,8 +31,8 @@ def test_own_features_are_standardised_over_the_data(monkeypatch, tmp_path):
     torch.testing.assert_close(found.mean(0), torch.zeros(48).double(), atol=1e-4, rtol=0)
     torch.testing.assert_close(found.std(0), torch.ones(48).double(), atol=1e-4, rtol=0)
     monkeypatch.setattr(features, "learn_features", None)  # what is kept is used again
-    again = features.load_features("own", data, keep, CPU)
-    assert torch.equal(features.extract_all(again, pictures), found)
+    kept = features.load_features("own", data, keep, CPU)
+    assert torch.equal(features.extract_all(kept, pictures), found)
 
 
 def test_kept_features_without_a_scale_are_learned_again(monkeypatch, tmp_path):

@@ -161,8 +161,8 @@ def test_from_config_of_other_schedulers(recwarn):
     torch.testing.assert_close(ours.alphas_cumprod, base.alphas_cumprod)
     assert ours.prediction == "v_prediction"
     assert ours.config.training_steps == 50
-    again = EulerDiscreteScheduler.from_config(ours.config)
-    torch.testing.assert_close(again.alphas_cumprod, base.alphas_cumprod)
+    converted = EulerDiscreteScheduler.from_config(ours.config)
+    torch.testing.assert_close(converted.alphas_cumprod, base.alphas_cumprod)
     flow = TDDFlowScheduler.from_config(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
     assert flow.config.shift == 3
     assert not recwarn
