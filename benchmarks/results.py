@@ -18,6 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 STORE, PAGE, README = HERE / "results.json", HERE / "RESULTS.md", HERE.parent / "README.md"
+PUBLISHED = HERE / "published.json"
 ENGINES = ("recommend", "landmarks", "distill")
 FIELDS = ("name", "engine", "what", "goal", "value", "unit", "met", "date", "machine", "commit", "command")
 OPTIONAL = ("note", "headline")
@@ -188,13 +189,37 @@ def headlines(entries: list[Entry]) -> str:
     return "\n".join(table(["engine", "what", "value", "goal", "met", "date"], rows))
 
 
+def comparison(entries: list[Entry]) -> str:
+    """Render our accuracy beside the published figures of published.json."""
+    stored = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    values = {entry["name"]: entry["value"] for entry in entries}
+    rows = [(name, found) for name, found in stored["published"].items()]
+    for name, sets in stored["ours"].items():
+        found = {one: [values[f"{start}.recall20"], values[f"{start}.ndcg20"]] for one, start in sets.items()}
+        rows.append((f"**{name}**", found))
+    rows.sort(key=lambda row: -row[1].get("baby", [0])[0])
+    pairs = [
+        [
+            name,
+            *(" / ".join(f"{v:.4f}".lstrip("0") for v in found.get(one, ())) for one in ("baby", "sports")),
+        ]
+        for name, found in rows
+    ]
+    head = [
+        f"Recall@20 / NDCG@20; published figures as of {stored['searched']}",
+        "Amazon Baby",
+        "Amazon Sports",
+    ]
+    return "\n".join(table(head, pairs))
+
+
 def with_headlines(text: str, entries: list[Entry]) -> str:
     """Fill the block between the markers of README.md; without markers the text stays."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         return text
-    return f"{before}{begin}\n{headlines(entries)}\n{end}{after}"
+    return f"{before}{begin}\n{headlines(entries)}\n\n{comparison(entries)}\n{end}{after}"
 
 
 def rendered() -> dict[Path, str]:

@@ -81,16 +81,6 @@ def print_facts(facts: Mapping[str, str]) -> None:
         typer.echo(f"{name:<{width}}  {value}")
 
 
-def print_dry_run(
-    command: str, path: Path, facts: Mapping[str, Any], *, as_json: bool, folder: str = "run"
-) -> None:
-    """Describe what a command would do, without writing anything."""
-    if as_json:
-        print_json(command, **{folder: str(path)}, dry_run=True, **facts)
-    else:
-        print_facts({folder: f"{path} (not made)", **facts_as_text(facts)})
-
-
 def facts_as_text(facts: Mapping[str, Any]) -> dict[str, str]:
     """Write numbers with separators, everything else unchanged."""
     return {k: f"{v:,}" if isinstance(v, int | float) else str(v) for k, v in facts.items()}
