@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -142,17 +143,19 @@ class StopRequest:
 
     received: signal.Signals | None = None
 
-    def check(self, saved: str) -> None:
+    def check(self, saved: str, run: Path | None = None) -> None:
         """End the run if a signal asked for it; call it after a checkpoint was written.
 
         Args:
-            saved: what the checkpoint stands for, as `step 300`.
+            saved: what the checkpoint holds, as `step 300`.
+            run: folder of the run, for the message.
 
         Raises:
             StoppedError: with the exit code of the signal.
         """
         if self.received:
-            raise StoppedError(f"stopped by {self.received.name} after {saved}", 128 + self.received)
+            remedy = f"; continue with `resume` {run}" if run else ""
+            raise StoppedError(f"stopped by {self.received.name} after {saved}{remedy}", 128 + self.received)
 
     def __bool__(self) -> bool:
         """Whether to stop."""

@@ -135,7 +135,8 @@ def _open(
     """Open a student, fetching a LoRA from the hub if it is named by a hub id."""
     local = checkpoint
     if family not in (None, "pixel") or not is_pixel(checkpoint):
-        if not Path(checkpoint).exists() and not _HUB_ID.fullmatch(checkpoint):
+        local_name = Path(checkpoint).parts[0] == "runs" or not _HUB_ID.fullmatch(checkpoint)
+        if not Path(checkpoint).exists() and local_name:
             raise CheckpointError(f"{checkpoint}: no such run or file, and not a hub id")
         _check_texts(texts)
         local = checkpoint if Path(checkpoint).exists() else str(fetch_lora(checkpoint))
@@ -299,15 +300,16 @@ def fetch_lora(name: str) -> Path:
         CheckpointError: if the hub has no such file.
     """
     from huggingface_hub import hf_hub_download, list_repo_files
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     owner, repository, *rest = name.split("/", 2)
     hub_id = f"{owner}/{repository}"
     try:
         file = rest[0] if rest else _only_lora(hub_id, list_repo_files(hub_id))
         return Path(hf_hub_download(hub_id, file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except CheckpointError:
+        raise
+    except Exception as error:  # the client also raises errors of its HTTP library, which changes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{name}: cannot be fetched from the hub: {reason}") from None
 
 

@@ -2,6 +2,7 @@ import math
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,8 +93,9 @@ def test_the_first_signal_is_a_request_and_handlers_come_back(number, code):
         os.kill(os.getpid(), number)
         assert stop
         assert signal.getsignal(number) == before  # a second signal stops at once
-        with pytest.raises(StoppedError, match=f"{signal.Signals(number).name} after step 2") as error:
-            stop.check("step 2")
+        message = f"{signal.Signals(number).name} after step 2; continue with `resume` runs/x"
+        with pytest.raises(StoppedError, match=message) as error:
+            stop.check("step 2", Path("runs/x"))
     assert error.value.exit_code == code
     assert signal.getsignal(number) == before
 

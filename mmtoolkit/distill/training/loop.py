@@ -56,7 +56,7 @@ def fit(training: Training, run: RunDirectory) -> None:
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in record.items())
                 logger.info("step %d: loss %.4f, %s", training.step, loss, shown)
             advance(f"loss {loss:.4f}")
-            stop.check(f"step {training.step}")
+            stop.check(f"step {training.step}", run.path)
 
 
 def draw(training: Training) -> Draw:

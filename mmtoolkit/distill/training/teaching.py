@@ -97,7 +97,7 @@ def fit(teaching: Teaching, run: RunDirectory) -> None:
             if main and settings.sample_every and (last or teaching.step % settings.sample_every == 0):
                 draw_samples(teaching, run)
             advance(f"loss {loss:.4f}")
-            stop.check(f"step {teaching.step}")
+            stop.check(f"step {teaching.step}", run.path)
 
 
 def train_step(teaching: Teaching) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def fit(training: Training, run: RunDirectory | None) -> None:
                 logger.info("epoch %d: %s, %.1f s", training.epoch, note, record["seconds"])
             training.accelerator.wait_for_everyone()
             if training.epoch < last:
-                stop.check(f"epoch {training.epoch}")
+                stop.check(f"epoch {training.epoch}", run.path if run else None)
 
 
 def _any_stop(training: Training, stop: StopRequest) -> bool:

@@ -41,7 +41,7 @@ def fit(training: Training, run: RunDirectory) -> None:
                     save(training, run, best=better)
                 logger.info("epoch %d: %s, %.1f s", loop.epoch, note, record["seconds"])
             advance(note)
-            request.check(f"epoch {loop.epoch}")
+            request.check(f"epoch {loop.epoch}", run.path)
 
 
 def epochs(training: Training) -> Iterator[tuple[dict[str, Any], bool]]:
