@@ -79,11 +79,11 @@ class RunDirectory:
         return cls(path, config)
 
     @classmethod
-    def of(cls, run: Self | Path, settings: Settings) -> Self:
-        """Return a run that is given, or plan a new one in a folder, with `settings` as its config.yaml."""
-        if isinstance(run, Path):
-            return cls.new(run, Resolved(settings, {}).to_yaml())
-        return run
+    def of(cls, run: Self | Path, settings: Settings, *, resume: bool = False) -> Self:
+        """Return a given run; for a folder plan a new run with these settings, or open the one to resume."""
+        if not isinstance(run, Path):
+            return run
+        return cls.open(run) if resume else cls.new(run, Resolved.given(settings).to_yaml())
 
     def start(self) -> None:
         """Make the folder of a new run and write what was asked and where it runs.

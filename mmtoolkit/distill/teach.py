@@ -30,7 +30,7 @@ def teach(settings: DistillSettings, run: RunDirectory | Path, *, resume: bool =
         DivergenceError: if the loss stops being finite.
         StoppedError: after SIGTERM or Ctrl-C; a checkpoint has been written.
     """
-    run = RunDirectory.of(run, settings)
+    run = RunDirectory.of(run, settings, resume=resume)
     teaching = set_up(settings)
     if resume:
         restore(teaching, run)

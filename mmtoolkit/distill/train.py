@@ -32,7 +32,7 @@ def train(settings: DistillSettings, run: RunDirectory | Path, *, resume: bool =
         DivergenceError: if the loss stops being finite; the last checkpoint stays.
         StoppedError: after SIGTERM or Ctrl-C; a checkpoint has been written.
     """
-    run = RunDirectory.of(run, settings)
+    run = RunDirectory.of(run, settings, resume=resume)
     training = set_up(settings, run)
     if resume and run.checkpoints.exists():
         restore(training, run)

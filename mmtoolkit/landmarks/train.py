@@ -33,7 +33,7 @@ def train(settings: LandmarkSettings, run: RunDirectory | Path, *, resume: bool 
     """
     if resume and isinstance(run, Path):
         run = RunDirectory.open(run)
-    run = RunDirectory.of(run, settings)
+    run = RunDirectory.of(run, settings, resume=resume)
     training = set_up(settings)
     if resume:
         restore(training, run)

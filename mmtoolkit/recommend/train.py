@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 from mmtoolkit.core.checkpoint import load_checkpoint
-from mmtoolkit.core.config import Resolved
 from mmtoolkit.core.device import describe_device
 from mmtoolkit.core.errors import RunError
 from mmtoolkit.core.logging import logger
@@ -40,8 +39,7 @@ def train(
         DivergenceError: if a loss stops being finite; the last checkpoint stays.
         StoppedError: if a signal asked to stop, after a checkpoint was written.
     """
-    if isinstance(run, Path):
-        run = RunDirectory.open(run) if resume else RunDirectory.new(run, Resolved.given(settings).to_yaml())
+    run = RunDirectory.of(run, settings, resume=resume)
     training = set_up(settings, load_data(settings.data.path) if data is None else data)
     if resume:
         restore(training, run)

@@ -71,6 +71,7 @@ def test_a_path_plans_a_run_with_its_settings(tmp_path):
     run = RunDirectory.of(tmp_path / "run", Tiny())
     run.start()
     assert config_layer("", str(run.config_path)).values == {"seed": 3}
+    assert RunDirectory.of(tmp_path / "run", Tiny(), resume=True).path == run.path
     assert RunDirectory.of(run, Tiny()) is run
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmtoolkit.core.config import Resolved
 from mmtoolkit.core.device import resolve_device
 from mmtoolkit.core.errors import DataError, UsageError
 from mmtoolkit.core.logging import logger
@@ -45,8 +44,7 @@ def prepare(settings: PrepareSettings, run: RunDirectory | Path, *, resume: bool
         DataError: naming the file and line that cannot be used; nothing has been written then.
         UsageError: if an encoder does not exist, or raw files changed since the folder was begun.
     """
-    if isinstance(run, Path):
-        run = RunDirectory.open(run) if resume else RunDirectory.new(run, Resolved.given(settings).to_yaml())
+    run = RunDirectory.of(run, settings, resume=resume)
     if resume:
         check_unfinished(run)
     material = gather(settings)
