@@ -28,7 +28,7 @@ def measure_step(training: Training) -> float:
     seconds = 0.0
     for _ in range(2):  # the first one includes what happens only once
         start = time.perf_counter()
-        backward(training, rows, draw(training)).item()
+        backward(training, rows, draw(training))
         seconds = time.perf_counter() - start
     training.optimizer.zero_grad(set_to_none=True)
     return seconds

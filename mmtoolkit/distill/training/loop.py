@@ -82,16 +82,15 @@ def train_step(training: Training) -> tuple[float, float]:
     set_rate(training.optimizer, settings.learning_rate * factor)
     training.optimizer.zero_grad(set_to_none=True)
     loss = backward(training, rows, draw(training))
-    value = float(training.accelerator.reduce(loss, "mean"))
     training.step += 1
     parameters = training.parameters.values()
     norm = learning_step(training.optimizer, training.scaler, parameters, settings.clip)
     training.average.update(training.parameters, training.step)
-    return value, norm
+    return loss, norm
 
 
-def backward(training: Training, rows: Tensor, drawn: Draw) -> Tensor:
-    """Add up the gradients of this process's rows, part by part; returns their mean loss.
+def backward(training: Training, rows: Tensor, drawn: Draw) -> float:
+    """Add up the gradients of this process's rows, part by part; returns the mean loss over all processes.
 
     Raises:
         DivergenceError: before a backward pass, if a part's loss is not finite in any process.
@@ -106,11 +105,11 @@ def backward(training: Training, rows: Tensor, drawn: Draw) -> Tensor:
         with wait, autocast(training.device, settings.precision):
             loss = _loss(training, clean, condition, drawn.part(part)) / len(parts)
             # all processes reduce, so that all stop: one alone would leave the others waiting in backward
-            value = float(accelerator.reduce(loss.detach(), "mean"))
-            check_finite(value, f"step {training.step + 1}", "train.learning_rate")
+            shared = accelerator.reduce(loss.detach(), "mean")
+            check_finite(float(shared), f"step {training.step + 1}", "train.learning_rate")
             training.scaler.scale(loss).backward()
-        total += loss.detach()
-    return total
+        total += shared
+    return float(total)
 
 
 def _loss(training: Training, clean: Tensor, condition: Condition, drawn: Draw) -> Tensor:
